@@ -1,0 +1,1 @@
+"""Structured dropout that makes recurrent networks train faster."""
