@@ -1,0 +1,86 @@
+"""A linear layer with dropout on its input."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from strop import functional
+from strop.nn.rnn import check_block, pattern_template
+from strop.pattern import Mask, Pattern, check_probability
+
+
+class Linear(nn.Linear):
+    """``torch.nn.Linear`` with dropout on its input, in the product that consumes it.
+
+    Args:
+        in_features, out_features, bias, device, dtype: as ``torch.nn.Linear``.
+        dropout: probability of an input unit to be dropped in training, in [0, 1).
+        pattern: ``structured``, ``fixed``, ``random``, ``variational``, or a Pattern, whose p is ignored.
+        block: adjacent units dropped together; it must divide ``in_features``.
+
+    Parameters are torch's. When something is dropped the input is ``[time, batch, in]``; ``[batch, in]``
+    is taken as one time step, so a mask shared by the batch is then one for all of its rows. Otherwise
+    the input is any that ``torch.nn.Linear`` takes.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        dropout: float = 0.0,
+        pattern: str | Pattern = "structured",
+        block: int = 1,
+    ) -> None:
+        self_dropout = check_probability("dropout", dropout)
+        template = pattern_template(pattern, block)
+        check_block(template, self_dropout, "in_features", in_features)
+        super().__init__(in_features, out_features, bias, device, dtype)
+        self.dropout = self_dropout
+        self.pattern = template
+
+    def draw(self, steps: int, batch: int, *, generator: torch.Generator | None = None) -> Mask | None:
+        """The mask of ``steps`` steps of ``batch`` rows; None if nothing is dropped."""
+        pattern = replace(self.pattern, p=self.dropout)
+        return pattern.draw(steps, self.in_features, batch, generator=generator, device=self.weight.device)
+
+    def forward(self, input: Tensor, mask: Mask | None = None) -> Tensor:
+        """``[time, batch, in]`` (or ``[batch, in]``) to ``[time, batch, out]``.
+
+        A mask is drawn in training and none in evaluation; ``mask`` is used in both.
+
+        Raises:
+            TypeError, ValueError: the input or the mask does not fit.
+        """
+        if mask is None and not (self.training and self.dropout):
+            return functional.linear(input, self.weight, self.bias)
+        if input.dim() not in (2, 3):
+            raise ValueError(
+                f"input must be [time, batch, {self.in_features}] or [batch, {self.in_features}] "
+                f"when something is dropped, got {list(input.shape)}"
+            )
+        if input.shape[-1] != self.in_features:
+            raise ValueError(
+                f"input must have {self.in_features} units (in_features), got {list(input.shape)}"
+            )
+        if 0 in input.shape:
+            return functional.linear(input, self.weight, self.bias)
+        sequence = input if input.dim() == 3 else input.unsqueeze(0)
+        if mask is None:
+            mask = self.draw(sequence.shape[0], sequence.shape[1])
+        output = functional.linear(sequence, self.weight, self.bias, mask)
+        return output if input.dim() == 3 else output.squeeze(0)
+
+    def extra_repr(self) -> str:
+        """torch's, and what is dropped."""
+        extra = super().extra_repr()
+        if self.dropout:
+            extra += f", dropout={self.dropout}, pattern={self.pattern.name}"
+            extra += f", block={self.pattern.block}" if self.pattern.block != 1 else ""
+        return extra
