@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
+from typing import Any
 
 from torch import Tensor
 
@@ -12,6 +13,7 @@ import strop.ops.products
 import strop.ops.recurrence
 
 _forced: str | None = None
+_wrapper: Callable[[ModuleType], Any] | None = None
 
 
 def available(name: str) -> bool:
@@ -36,11 +38,26 @@ def use(name: str) -> Iterator[None]:
         _forced = before
 
 
-def products(x: Tensor) -> ModuleType:
+@contextmanager
+def wrapped(wrapper: Callable[[ModuleType], Any]) -> Iterator[None]:
+    """Pass every selected backend through ``wrapper``: for an observer of its calls, a clock for instance."""
+    global _wrapper
+    before, _wrapper = _wrapper, wrapper
+    try:
+        yield
+    finally:
+        _wrapper = before
+
+
+def _selected(backend: ModuleType) -> Any:
+    return backend if _wrapper is None else _wrapper(backend)
+
+
+def products(x: Tensor) -> Any:
     """The module with ``forward``, ``input_grad`` and ``weight_grad`` for operands like ``x``."""
-    return strop.ops.products
+    return _selected(strop.ops.products)
 
 
-def recurrence(x: Tensor) -> ModuleType:
+def recurrence(x: Tensor) -> Any:
     """The module with ``lstm_forward``, ``lstm_backward`` and ``lstm_weight_grad`` for operands like x."""
-    return strop.ops.recurrence
+    return _selected(strop.ops.recurrence)
