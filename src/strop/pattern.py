@@ -168,7 +168,8 @@ class Pattern:
         positions = torch.arange(blocks, dtype=torch.int32, device=device)
         keys = torch.empty(rows, blocks, dtype=torch.int32, device=device).random_(generator=generator)
         keys = keys.long().bitwise_left_shift_(_POSITION_BITS).add_(positions)
-        last = keys.kthvalue(kept, 1, keepdim=True).values
+        # The kept-th key by topk, which is faster than kthvalue.
+        last = keys.topk(kept, 1, largest=False, sorted=False).values.amax(1, keepdim=True)
         return positions.expand(rows, blocks).masked_select(keys <= last).view(rows, kept)
 
     def _keep(

@@ -1,0 +1,90 @@
+"""What the library must compute, written independently of it: plain autograd on dense masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, mask) -> Tensor:
+    """A linear layer on a dropped input."""
+    if mask is not None:
+        x = x * mask.dense(x.dtype)
+    y = torch.einsum("tbk,nk->tbn", x, weight)
+    return y if bias is None else y + bias
+
+
+def lstm(
+    x: Tensor,
+    hx: tuple[Tensor, Tensor],
+    layers: Sequence[Sequence[Tensor | None]],
+    input_masks: Sequence,
+    recurrent_masks: Sequence,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A stack of LSTM layers ``(w_ih, w_hh, b_ih, b_hh)``: y, and the last h and c of every layer."""
+    last_h, last_c = [], []
+    for layer, (w_ih, w_hh, b_ih, b_hh) in enumerate(layers):
+        assert w_ih is not None
+        assert w_hh is not None
+        input_mask, recurrent_mask = input_masks[layer], recurrent_masks[layer]
+        x_keep = torch.ones_like(x) if input_mask is None else input_mask.dense(x.dtype)
+        h, c = hx[0][layer], hx[1][layer]
+        outputs = []
+        for t in range(x.shape[0]):
+            h_in = h if recurrent_mask is None else h * recurrent_mask.dense(x.dtype)[t]
+            z = (x[t] * x_keep[t]) @ w_ih.t() + h_in @ w_hh.t()
+            z = z if b_ih is None else z + b_ih
+            z = z if b_hh is None else z + b_hh
+            hidden = z.shape[1] // 4
+            i, f = torch.sigmoid(z[:, :hidden]), torch.sigmoid(z[:, hidden : 2 * hidden])
+            g, o = torch.tanh(z[:, 2 * hidden : 3 * hidden]), torch.sigmoid(z[:, 3 * hidden :])
+            c = f * c + i * g
+            h = o * torch.tanh(c)
+            outputs.append(h)
+        x = torch.stack(outputs)
+        last_h.append(h)
+        last_c.append(c)
+    return x, torch.stack(last_h), torch.stack(last_c)
+
+
+def assert_exact(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Float64 to 1e-10."""
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        assert actual[name].dtype == torch.float64
+        torch.testing.assert_close(
+            actual[name], value, rtol=1e-10, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+def assert_as_accurate(
+    actual: dict[str, Tensor], float32: dict[str, Tensor], float64: dict[str, Tensor]
+) -> None:
+    """No further from float64 than twice PyTorch's own float32 is, in norm and in the largest error.
+
+    The floor is a few roundings of the largest value. Without it a tensor of a handful of elements
+    fails by chance: there PyTorch's float32 error can be nothing at all, and twice nothing is nothing.
+    """
+    assert actual.keys() == float32.keys() == float64.keys()
+    eps = torch.finfo(torch.float32).eps
+    for name, truth in float64.items():
+        assert actual[name].dtype == torch.float32, name
+        assert actual[name].shape == truth.shape, name
+        ours, theirs = actual[name].double() - truth, float32[name].double() - truth
+        largest = truth.abs().max().item() if truth.numel() else 0.0
+        for kind, norm, floor in (
+            ("norm", torch.linalg.vector_norm, 4 * eps * largest * truth.numel() ** 0.5),
+            ("largest", lambda e: e.abs().max() if e.numel() else torch.zeros(()), 8 * eps * largest),
+        ):
+            error, bound = norm(ours).item(), 2 * norm(theirs).item() + floor
+            assert error <= bound, f"{name}: {kind} error {error:.3g} above {bound:.3g}"
+
+
+def check(backend, actual: dict[str, Tensor], compute) -> None:
+    """Compare with ``compute(dtype)``, the oracle's results, as tightly as the backend's dtype allows."""
+    if backend.dtype == torch.float64:
+        assert_exact(actual, compute(torch.float64))
+    else:
+        assert_as_accurate(actual, compute(torch.float32), compute(torch.float64))
