@@ -16,7 +16,7 @@ $(INSTALLED): pyproject.toml CMakeLists.txt $(wildcard csrc/*)
 	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)"
 	$(BIN)/pip install --quiet --disable-pip-version-check "scikit-build-core>=0.11" "cmake>=3.24" ninja
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[dev]"
-	$(BIN)/python -m strop.ops.native
+	$(BIN)/python -c 'from strop.ops import native; print(native.describe())'
 	touch $@
 
 demo: install

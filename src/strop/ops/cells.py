@@ -37,13 +37,14 @@ def lstm_backward(
     """
     i, f, g, o = active.chunk(4, 1)
     tanh_c = c.tanh()
-    through_h = dh * o * (1 - tanh_c * tanh_c)
+    # 1 - tanh² as a product, which stays accurate to the last bit where tanh is close to 1.
+    through_h = dh * o * ((1 - tanh_c) * (1 + tanh_c))
     dc = through_h if dc is None else dc + through_h
     dgates = torch.cat(
         (
             dc * g * i * (1 - i),
             dc * c_before * f * (1 - f),
-            dc * i * (1 - g * g),
+            dc * i * ((1 - g) * (1 + g)),
             dh * tanh_c * o * (1 - o),
         ),
         1,

@@ -1,24 +1,56 @@
-"""Which backend runs an operation."""
+"""Which backend runs an operation, and why.
+
+``STROP_BACKEND`` names one for the whole process, ``use`` for a block of code; such an explicit request that
+cannot be met is an error. Otherwise the fastest that can run is taken, and falling back is logged once.
+"""
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 import strop.ops.products
 import strop.ops.recurrence
+from strop.ops import native
+
+_log = logging.getLogger("strop")
+
+BACKENDS = ("reference", "native")
 
 _forced: str | None = None
 _wrapper: Callable[[ModuleType], Any] | None = None
 
 
+def why_not(name: str, x: Tensor | None = None) -> str | None:
+    """Why the backend called ``name`` cannot run here (on operands like ``x``); None if it can.
+
+    Raises:
+        ValueError: there is no backend of that name.
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}")
+    if name == "reference":
+        return None
+    if native.missing is not None:
+        return native.missing
+    if x is not None and x.device.type != "cpu":
+        return f"the native kernels run on the CPU, the operands are on {x.device}"
+    if x is not None and x.dtype != torch.float32:
+        return f"the native kernels compute in float32, the operands are {x.dtype}"
+    return None
+
+
 def available(name: str) -> bool:
     """Whether the backend called ``name`` can run here."""
-    return name == "reference"
+    return why_not(name) is None
 
 
 @contextmanager
@@ -29,8 +61,9 @@ def use(name: str) -> Iterator[None]:
         RuntimeError: that backend is not available.
     """
     global _forced
-    if not available(name):
-        raise RuntimeError(f"backend {name!r} is not available here")
+    reason = why_not(name)
+    if reason is not None:
+        raise RuntimeError(f"backend {name!r} is not available here: {reason}")
     before, _forced = _forced, name
     try:
         yield
@@ -49,15 +82,39 @@ def wrapped(wrapper: Callable[[ModuleType], Any]) -> Iterator[None]:
         _wrapper = before
 
 
-def _selected(backend: ModuleType) -> Any:
+def select(x: Tensor) -> str:
+    """The name of the backend for operands like ``x``.
+
+    Raises:
+        RuntimeError: the one that was asked for cannot run on them.
+    """
+    asked = _forced or os.environ.get("STROP_BACKEND")
+    if asked:
+        reason = why_not(asked, x)
+        if reason is not None:
+            raise RuntimeError(f"backend {asked!r} was asked for and cannot run: {reason}")
+        return asked
+    reason = why_not("native", x)
+    if reason is None:
+        return "native"
+    _log_once(reason)
+    return "reference"
+
+
+@cache
+def _log_once(reason: str) -> None:
+    _log.warning("running on plain PyTorch, which is slower: %s", reason)
+
+
+def _wrapped(backend: ModuleType) -> Any:
     return backend if _wrapper is None else _wrapper(backend)
 
 
 def products(x: Tensor) -> Any:
     """The module with ``forward``, ``input_grad`` and ``weight_grad`` for operands like ``x``."""
-    return _selected(strop.ops.products)
+    return _wrapped(native if select(x) == "native" else strop.ops.products)
 
 
 def recurrence(x: Tensor) -> Any:
-    """The module with ``lstm_forward``, ``lstm_backward`` and ``lstm_weight_grad`` for operands like x."""
-    return _selected(strop.ops.recurrence)
+    """The module with ``lstm_forward``, ``lstm_backward`` and ``lstm_weight_grad`` on operands like x."""
+    return _wrapped(native if select(x) == "native" else strop.ops.recurrence)

@@ -1,0 +1,361 @@
+// Compiled once per instruction set with STROP_ISA (a namespace), STROP_WIDTH (floats in a vector) and the tile
+// sizes that fit its registers.
+#include "kernels.h"
+
+#include <algorithm>
+
+#include "simd.h"
+
+namespace strop::STROP_ISA {
+namespace {
+
+#if STROP_WIDTH == 16
+constexpr int kRowTile = 6;      // FP: rows of the batch held in registers
+constexpr int kColumnTile = 4;   // FP and WG: vectors of a panel held in registers
+constexpr int kUnitTile = 6;     // WG: units
+constexpr int kDotRowTile = 5;   // BP: rows of the batch
+#else
+constexpr int kRowTile = 6;
+constexpr int kColumnTile = 2;
+constexpr int kUnitTile = 6;
+constexpr int kDotRowTile = 2;
+#endif
+constexpr int kDotUnitTile = 4;  // BP: units; one Vec4 of sums
+constexpr int kVectors = kPanel / kWidth;
+constexpr int64_t kLine = 16;    // floats in a cache line
+// FP: units summed in registers before they join the sum in memory. 64 of them are 16 KB of a panel, which stay in
+// L1 for all rows of the batch; and a sum of partial sums rounds less than one long chain.
+constexpr int64_t kSumUnits = 64;
+constexpr int64_t kDotPanels = 8;    // BP: panels between horizontal sums; 8 panels of a row of dy are 2 KB
+constexpr int64_t kDotRows = 40;     // BP: rows of dy that stay in L1 and L2 while units pass over them
+
+// Calls f.template operator()<n>() for the n in 1..max that equals `value`.
+template <int max, typename F>
+inline void with_constant(int64_t value, const F& f) {
+  if constexpr (max > 0) {
+    if (value == max) {
+      f.template operator()<max>();
+    } else {
+      with_constant<max - 1>(value, f);
+    }
+  }
+}
+
+// Cuts `total` into the fewest tiles of at most `most`, equal to within one, and calls f(begin, size).
+template <typename F>
+inline void balanced_tiles(int64_t total, int64_t most, const F& f) {
+  const int64_t tiles = (total + most - 1) / most;
+  for (int64_t i = 0; i < tiles; ++i) {
+    const int64_t begin = total * i / tiles, end = total * (i + 1) / tiles;
+    f(begin, end - begin);
+  }
+}
+
+void pack(const float* plain, int64_t plain_stride, const PanelRows& rows, int64_t units, float* panel) {
+  for (int group = 0; group < 4; ++group) {
+    for (int64_t part = 0; part < kGroup; part += kWidth) {
+      const int64_t valid = std::clamp<int64_t>(rows.valid[group] - part, 0, kWidth);
+      const float* source = plain + (rows.first[group] + part) * plain_stride;
+      float* target = panel + group * kGroup + part;
+      int64_t unit = 0;
+      for (; unit + kWidth <= units; unit += kWidth) {
+        Vec tile[kWidth];
+#pragma GCC unroll 16
+        for (int i = 0; i < kWidth; ++i) tile[i] = i < valid ? load(source + i * plain_stride + unit) : Vec{};
+        transpose(tile);
+#pragma GCC unroll 16
+        for (int i = 0; i < kWidth; ++i) store(target + (unit + i) * kPanel, tile[i]);
+      }
+      for (; unit < units; ++unit) {
+        for (int i = 0; i < kWidth; ++i) target[unit * kPanel + i] = i < valid ? source[i * plain_stride + unit] : 0.0f;
+      }
+    }
+  }
+}
+
+void unpack(const float* panel, const PanelRows& rows, int64_t units, float* plain, int64_t plain_stride) {
+  for (int group = 0; group < 4; ++group) {
+    for (int64_t part = 0; part < kGroup; part += kWidth) {
+      const int64_t valid = std::clamp<int64_t>(rows.valid[group] - part, 0, kWidth);
+      const float* source = panel + group * kGroup + part;
+      float* target = plain + (rows.first[group] + part) * plain_stride;
+      int64_t unit = 0;
+      for (; unit + kWidth <= units; unit += kWidth) {
+        Vec tile[kWidth];
+#pragma GCC unroll 16
+        for (int i = 0; i < kWidth; ++i) tile[i] = load(source + (unit + i) * kPanel);
+        transpose(tile);
+#pragma GCC unroll 16
+        for (int i = 0; i < kWidth; ++i) {
+          if (i < valid) store(target + i * plain_stride + unit, tile[i]);
+        }
+      }
+      for (; unit < units; ++unit) {
+        for (int64_t i = 0; i < valid; ++i) target[i * plain_stride + unit] = source[unit * kPanel + i];
+      }
+    }
+  }
+}
+
+template <int rows, bool prefetch>
+STROP_INLINE void forward_tile(const float* x, int64_t x_stride, const int32_t* keep, int64_t kept,
+                               const float* panel, float* out, const float* ahead, int64_t line, int64_t lines) {
+  for (int column = 0; column < kVectors; column += kColumnTile) {
+    Vec sum[rows][kColumnTile] = {};
+    for (int64_t i = 0; i < kept; ++i) {
+      const float* row = panel + keep[i] * kPanel + column * kWidth;
+      const float* xi = x + i * x_stride;
+      if constexpr (prefetch) {
+        if (column == 0) {
+          const float* next = ahead + keep[i] * kPanel;
+          for (int64_t l = line; l < line + lines; ++l) __builtin_prefetch(next + l * kLine, 0, 2);
+        }
+      }
+      Vec w[kColumnTile];
+#pragma GCC unroll 4
+      for (int v = 0; v < kColumnTile; ++v) w[v] = load(row + v * kWidth);
+#pragma GCC unroll 8
+      for (int b = 0; b < rows; ++b) {
+        const Vec factor = set1(xi[b]);
+#pragma GCC unroll 4
+        for (int v = 0; v < kColumnTile; ++v) sum[b][v] += factor * w[v];
+      }
+    }
+#pragma GCC unroll 8
+    for (int b = 0; b < rows; ++b)
+#pragma GCC unroll 4
+      for (int v = 0; v < kColumnTile; ++v) {
+        float* target = out + b * kPanel + (column + v) * kWidth;
+        store(target, load(target) + sum[b][v]);
+      }
+  }
+}
+
+void forward(const float* x, int64_t x_stride, const int32_t* keep, int64_t kept, const float* panel, int64_t rows,
+             float* out, const float* ahead) {
+  constexpr int64_t kLines = kPanel / kLine;
+  const int64_t tiles = (rows + kRowTile - 1) / kRowTile;
+  const int64_t lines = tiles >= kLines ? 1 : (kLines + tiles - 1) / tiles;
+  for (int64_t i = 0; i < kept; i += kSumUnits) {
+    const int64_t units = std::min(kSumUnits, kept - i);
+    int64_t line = 0;
+    balanced_tiles(rows, kRowTile, [&](int64_t b, int64_t size) {
+      const float* xi = x + i * x_stride + b;
+      with_constant<kRowTile>(size, [&]<int n>() {
+        if (ahead != nullptr && line < kLines) {
+          forward_tile<n, true>(xi, x_stride, keep + i, units, panel, out + b * kPanel, ahead, line,
+                                std::min(lines, kLines - line));
+        } else {
+          forward_tile<n, false>(xi, x_stride, keep + i, units, panel, out + b * kPanel, nullptr, 0, 0);
+        }
+      });
+      line += lines;
+    });
+  }
+}
+
+template <int units, int rows>
+STROP_INLINE void dot_tile(const float* dy, int64_t dy_panel, const float* w, int64_t w_panel, int64_t panels,
+                           const int32_t* keep, const float* ahead, float* out, int64_t out_stride) {
+  const float* row[units];
+#pragma GCC unroll 4
+  for (int i = 0; i < units; ++i) row[i] = w + keep[i] * kPanel;
+  Vec sum[rows][kDotUnitTile] = {};
+  for (int64_t p = 0; p < panels; ++p) {
+    if (ahead != nullptr) {
+      for (int64_t l = 0; l < kPanel; l += kLine) __builtin_prefetch(ahead + p * w_panel + l, 0, 3);
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      Vec wi[units];
+#pragma GCC unroll 4
+      for (int i = 0; i < units; ++i) wi[i] = load(row[i] + p * w_panel + v * kWidth);
+#pragma GCC unroll 8
+      for (int b = 0; b < rows; ++b) {
+        const Vec d = load(dy + p * dy_panel + b * kPanel + v * kWidth);
+#pragma GCC unroll 4
+        for (int i = 0; i < units; ++i) sum[b][i] += d * wi[i];
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int b = 0; b < rows; ++b) {
+    const Vec4 sums = sum_lanes(sum[b][0], sum[b][1], sum[b][2], sum[b][3]);
+    float* target = out + b * out_stride;
+    if constexpr (units == kDotUnitTile) {
+      store4(target, load4(target) + sums);
+    } else {
+      for (int i = 0; i < units; ++i) target[i] += sums[i];
+    }
+  }
+}
+
+void input_grad(const float* dy, int64_t dy_panel, int64_t rows, const float* w, int64_t w_panel, int64_t panels,
+                const int32_t* keep, int64_t kept, float* out, int64_t out_stride) {
+  for (int64_t p = 0; p < panels; p += kDotPanels) {
+    const int64_t some = std::min(kDotPanels, panels - p);
+    for (int64_t b0 = 0; b0 < rows; b0 += kDotRows) {
+      const int64_t block = std::min(kDotRows, rows - b0);
+      for (int64_t i = 0; i < kept; i += kDotUnitTile) {
+        const int64_t units = std::min<int64_t>(kDotUnitTile, kept - i);
+        int64_t tile = 0;
+        balanced_tiles(block, kDotRowTile, [&](int64_t b, int64_t size) {
+          // While this tile runs, one of the next units' rows comes into the cache.
+          const int64_t next = i + kDotUnitTile + tile;
+          const float* ahead = b0 == 0 && tile < kDotUnitTile && next < kept
+                                   ? w + p * w_panel + keep[next] * kPanel
+                                   : nullptr;
+          with_constant<kDotUnitTile>(units, [&]<int u>() {
+            with_constant<kDotRowTile>(size, [&]<int r>() {
+              dot_tile<u, r>(dy + p * dy_panel + (b0 + b) * kPanel, dy_panel, w + p * w_panel, w_panel, some,
+                             keep + i, ahead, out + (b0 + b) * out_stride + i, out_stride);
+            });
+          });
+          ++tile;
+        });
+      }
+    }
+  }
+}
+
+template <int units>
+STROP_INLINE void grad_tile(const float* x, int64_t x_stride, const int32_t* keep, const float* dy, int64_t rows,
+                      float* grad) {
+  for (int column = 0; column < kVectors; column += kColumnTile) {
+    Vec sum[units][kColumnTile] = {};
+    for (int64_t b = 0; b < rows; ++b) {
+      Vec d[kColumnTile];
+#pragma GCC unroll 4
+      for (int v = 0; v < kColumnTile; ++v) d[v] = load(dy + b * kPanel + (column + v) * kWidth);
+#pragma GCC unroll 8
+      for (int i = 0; i < units; ++i) {
+        const Vec factor = set1(x[i * x_stride + b]);
+#pragma GCC unroll 4
+        for (int v = 0; v < kColumnTile; ++v) sum[i][v] += factor * d[v];
+      }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < units; ++i)
+#pragma GCC unroll 4
+      for (int v = 0; v < kColumnTile; ++v) {
+        float* target = grad + keep[i] * kPanel + (column + v) * kWidth;
+        store(target, load(target) + sum[i][v]);
+      }
+  }
+}
+
+void weight_grad(const float* x, int64_t x_stride, const int32_t* keep, int64_t kept, const float* dy, int64_t rows,
+                 float* grad) {
+  balanced_tiles(kept, kUnitTile, [&](int64_t i, int64_t size) {
+    with_constant<kUnitTile>(size, [&]<int n>() { grad_tile<n>(x + i * x_stride, x_stride, keep + i, dy, rows, grad); });
+  });
+}
+
+// Runs f on whole groups in place, and on a padded copy where fewer than 16 units are left.
+inline void load_group(const float* p, int64_t units, float* padded) {
+  std::memset(padded, 0, kGroup * sizeof(float));
+  std::memcpy(padded, p, units * sizeof(float));
+}
+
+void lstm_forward(float* gates, int64_t rows, int64_t units, const float* c_before, float* c, float* h,
+                  int64_t stride) {
+  float padded[3][kGroup];
+  for (int64_t b = 0; b < rows; ++b) {
+    float* gate = gates + b * kPanel;
+    const float* before = c_before + b * stride;
+    float *cell = c + b * stride, *hidden = h + b * stride;
+    if (units < kGroup) {
+      load_group(before, units, padded[0]);
+      before = padded[0];
+      cell = padded[1];
+      hidden = padded[2];
+    }
+#pragma GCC unroll 4
+    for (int64_t v = 0; v < kGroup; v += kWidth) {
+      const Vec i = sigmoid(load(gate + v)), f = sigmoid(load(gate + kGroup + v));
+      const Vec g = tanh(load(gate + 2 * kGroup + v)), o = sigmoid(load(gate + 3 * kGroup + v));
+      const Vec state = f * load(before + v) + i * g;
+      store(gate + v, i);
+      store(gate + kGroup + v, f);
+      store(gate + 2 * kGroup + v, g);
+      store(gate + 3 * kGroup + v, o);
+      store(cell + v, state);
+      store(hidden + v, o * tanh(state));
+    }
+    if (units < kGroup) {
+      std::memcpy(c + b * stride, cell, units * sizeof(float));
+      std::memcpy(h + b * stride, hidden, units * sizeof(float));
+    }
+  }
+}
+
+void lstm_backward(const float* gates, int64_t rows, int64_t units, const float* c_before, const float* c,
+                   const float* dh, float* dc, int64_t stride, float* dgates) {
+  float padded[4][kGroup];
+  const Vec one = set1(1.0f);
+  for (int64_t b = 0; b < rows; ++b) {
+    const float* gate = gates + b * kPanel;
+    float* dgate = dgates + b * kPanel;
+    const float *before = c_before + b * stride, *after = c + b * stride, *dhidden = dh + b * stride;
+    float* dcell = dc + b * stride;
+    if (units < kGroup) {
+      load_group(before, units, padded[0]);
+      load_group(after, units, padded[1]);
+      load_group(dhidden, units, padded[2]);
+      load_group(dcell, units, padded[3]);
+      before = padded[0];
+      after = padded[1];
+      dhidden = padded[2];
+      dcell = padded[3];
+    }
+#pragma GCC unroll 4
+    for (int64_t v = 0; v < kGroup; v += kWidth) {
+      const Vec i = load(gate + v), f = load(gate + kGroup + v);
+      const Vec g = load(gate + 2 * kGroup + v), o = load(gate + 3 * kGroup + v);
+      const Vec d = load(dhidden + v), squashed = tanh(load(after + v));
+      const Vec state = load(dcell + v) + d * o * (one - squashed * squashed);
+      store(dgate + v, state * g * i * (one - i));
+      store(dgate + kGroup + v, state * load(before + v) * f * (one - f));
+      store(dgate + 2 * kGroup + v, state * i * (one - g * g));
+      store(dgate + 3 * kGroup + v, d * squashed * o * (one - o));
+      store(dcell + v, state * f);
+    }
+    if (units < kGroup) std::memcpy(dc + b * stride, dcell, units * sizeof(float));
+  }
+}
+
+void column_sums(const float* dy, int64_t rows, float* sum) {
+  for (int v = 0; v < kVectors; ++v) {
+    Vec total{};
+    for (int64_t b = 0; b < rows; ++b) total += load(dy + b * kPanel + v * kWidth);
+    store(sum + v * kWidth, load(sum + v * kWidth) + total);
+  }
+}
+
+double fma_chain(int64_t iterations) {
+  constexpr int kChains = 12;
+  const Vec a = set1(0.999f), b = set1(1e-3f);
+  Vec sum[kChains];
+#pragma GCC unroll 12
+  for (int i = 0; i < kChains; ++i) sum[i] = a;
+  for (int64_t n = 0; n < iterations; ++n) {
+#pragma GCC unroll 12
+    for (int i = 0; i < kChains; ++i) {
+      sum[i] = sum[i] * a + b;
+      asm volatile("" : "+x"(sum[i]));  // every link is computed
+    }
+  }
+  Vec total{};
+#pragma GCC unroll 12
+  for (int i = 0; i < kChains; ++i) total += sum[i];
+  return total[0] > 0.0f ? 2.0 * kWidth * kChains * static_cast<double>(iterations) : 0.0;
+}
+
+}  // namespace
+
+extern const Kernels table = {
+    STROP_NAME,  pack,         unpack,        forward,     input_grad,
+    weight_grad, lstm_forward, lstm_backward, column_sums, fma_chain,
+};
+
+}  // namespace strop::STROP_ISA

@@ -1,0 +1,59 @@
+// The inner kernels, compiled once per instruction set, and the table by which the rest calls them.
+//
+// A *panel* is 64 output columns of a weight matrix, stored [unit][64]: one kept unit is 256 contiguous bytes.
+#pragma once
+
+#include <cstdint>
+
+namespace strop {
+
+constexpr int64_t kPanel = 64;  // columns of a panel
+constexpr int64_t kGroup = 16;  // columns of a panel that come from neighbouring rows of the plain weight
+
+// Four groups of a panel within a plain weight [rows][units]: first row and number of rows of each.
+struct PanelRows {
+  int64_t first[4];
+  int64_t valid[4];
+};
+
+struct Kernels {
+  const char* name;
+
+  // panel[unit][64] = plain rows, transposed; columns without a row are zero.
+  void (*pack)(const float* plain, int64_t plain_stride, const PanelRows& rows, int64_t units, float* panel);
+  // plain rows = panel, transposed.
+  void (*unpack)(const float* panel, const PanelRows& rows, int64_t units, float* plain, int64_t plain_stride);
+
+  // FP of one step and one panel: out[b][64] += sum_i x[i][b] * panel[keep[i]][64] for b < rows.
+  // x is [kept][x_stride]. `ahead`, when not null, is a panel whose kept rows will be read next.
+  void (*forward)(const float* x, int64_t x_stride, const int32_t* keep, int64_t kept, const float* panel,
+                  int64_t rows, float* out, const float* ahead);
+
+  // BP of one step: out[b][i] += sum over `panels` panels of dy[panel][b][64] . w[panel][keep[i]][64].
+  void (*input_grad)(const float* dy, int64_t dy_panel, int64_t rows, const float* w, int64_t w_panel,
+                     int64_t panels, const int32_t* keep, int64_t kept, float* out, int64_t out_stride);
+
+  // WG of one step and one panel: grad[keep[i]][64] += sum_b x[i][b] * dy[b][64].
+  void (*weight_grad)(const float* x, int64_t x_stride, const int32_t* keep, int64_t kept, const float* dy,
+                      int64_t rows, float* grad);
+
+  // The LSTM's gates for 16 units and `rows` rows. gates [rows][i|f|g|o] hold pre-activations on entry and
+  // activations on return; c and h are [rows][stride] at the first of the `units` (<= 16) units.
+  void (*lstm_forward)(float* gates, int64_t rows, int64_t units, const float* c_before, float* c, float* h,
+                       int64_t stride);
+  // Its derivative: dgates [rows][64] from dh and dc (both [rows][stride]); dc becomes the gradient of c_before.
+  void (*lstm_backward)(const float* gates, int64_t rows, int64_t units, const float* c_before, const float* c,
+                        const float* dh, float* dc, int64_t stride, float* dgates);
+
+  // sum[64] += sum_b rows of dy[b][64]
+  void (*column_sums)(const float* dy, int64_t rows, float* sum);
+
+  // A chain of fused multiply-adds in registers; returns the floating-point operations done.
+  double (*fma_chain)(int64_t iterations);
+};
+
+// The best table this CPU runs, or the one STROP_ISA names. Throws if STROP_ISA names none or one that the
+// CPU lacks.
+const Kernels& kernels();
+
+}  // namespace strop

@@ -1,0 +1,269 @@
+// The operators of namespace `strop`: arguments are checked here, before any kernel reads them.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <chrono>
+#include <cmath>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+#include "linear.h"
+#include "lstm.h"
+
+namespace strop {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using Optional = std::optional<Tensor>;
+
+constexpr int64_t kLargest = int64_t{1} << 31;  // index lists are int32
+
+std::string shape_of(const Tensor& tensor) {
+  std::string text = "[";
+  for (int64_t i = 0; i < tensor.dim(); ++i) text += (i > 0 ? ", " : "") + std::to_string(tensor.size(i));
+  return text + "]";
+}
+
+void check_tensor(const Tensor& tensor, const char* name, std::initializer_list<int64_t> shape, ScalarType type) {
+  STD_TORCH_CHECK(tensor.is_cpu(), name, " must be on the CPU");
+  STD_TORCH_CHECK(tensor.scalar_type() == type, name, " must be ",
+                  type == ScalarType::Float ? "float32" : "int32");
+  bool same = tensor.dim() == static_cast<int64_t>(shape.size());
+  std::string wanted = "[";
+  int64_t i = 0;
+  for (const int64_t size : shape) {
+    same = same && tensor.size(i) == size;
+    wanted += (i > 0 ? ", " : "") + std::to_string(size);
+    ++i;
+  }
+  STD_TORCH_CHECK(same, name, " must have shape ", wanted, "], not ", shape_of(tensor));
+  STD_TORCH_CHECK(tensor.is_contiguous(), name, " must be contiguous");
+}
+
+const float* input(const Tensor& tensor, const char* name, std::initializer_list<int64_t> shape) {
+  check_tensor(tensor, name, shape, ScalarType::Float);
+  return static_cast<const float*>(tensor.const_data_ptr());
+}
+
+const float* input(const Optional& tensor, const char* name, std::initializer_list<int64_t> shape) {
+  return tensor.has_value() ? input(*tensor, name, shape) : nullptr;
+}
+
+float* output(const Tensor& tensor, const char* name, std::initializer_list<int64_t> shape) {
+  check_tensor(tensor, name, shape, ScalarType::Float);
+  auto* data = static_cast<float*>(tensor.mutable_data_ptr());
+  advise_huge(data, static_cast<size_t>(tensor.numel()) * sizeof(float));
+  return data;
+}
+
+float* output(const Optional& tensor, const char* name, std::initializer_list<int64_t> shape) {
+  return tensor.has_value() ? output(*tensor, name, shape) : nullptr;
+}
+
+int64_t size(const Tensor& tensor, const char* name, int64_t dim, int64_t dims) {
+  STD_TORCH_CHECK(tensor.dim() == dims, name, " must have ", dims, " dimensions, not shape ", shape_of(tensor));
+  const int64_t value = tensor.size(dim);
+  STD_TORCH_CHECK(value > 0 && value < kLargest, name, " must have 1 to 2^31 - 1 elements in dimension ", dim,
+                  ", not ", value);
+  return value;
+}
+
+// The lists of one mask: sorted, without repetition, inside [0, units).
+Keep keep_lists(const Optional& index, const Optional& count, double scale, const char* name, int64_t steps,
+                int64_t units, Arena& arena) {
+  if (!index.has_value()) {
+    STD_TORCH_CHECK(!count.has_value(), name, ": a count needs its index lists");
+    return keep_all(units, arena);
+  }
+  STD_TORCH_CHECK(index->dim() == 2 && index->size(1) <= units, name, ": index must have shape [", steps,
+                  ", at most ", units, "], not ", shape_of(*index));
+  check_tensor(*index, name, {steps, index->size(1)}, ScalarType::Int);
+  STD_TORCH_CHECK(std::isfinite(scale), name, ": scale must be finite, not ", scale);
+  Keep keep;
+  keep.index = static_cast<const int32_t*>(index->const_data_ptr());
+  keep.width = keep.stride = index->size(1);
+  keep.scale = static_cast<float>(scale);
+  if (count.has_value()) {
+    check_tensor(*count, name, {steps}, ScalarType::Int);
+    keep.count = static_cast<const int32_t*>(count->const_data_ptr());
+  }
+  for (int64_t t = 0; t < steps; ++t) {
+    const int64_t kept = keep.kept(t);
+    STD_TORCH_CHECK(kept >= 0 && kept <= keep.width, name, ": count of step ", t, " must be in [0, ", keep.width,
+                    "], not ", kept);
+    int64_t before = -1;
+    for (int64_t i = 0; i < kept; ++i) {
+      const int64_t unit = keep.row(t)[i];
+      STD_TORCH_CHECK(unit > before && unit < units, name, ": index lists must be sorted, without repetition and in [0, ",
+                      units, "): step ", t, " has ", unit, " after ", before);
+      before = unit;
+    }
+  }
+  return keep;
+}
+
+struct Mask {
+  const float* data;
+  int64_t stride;
+};
+
+Mask element_mask(const Optional& mask, const Optional& index, int64_t steps, int64_t batch, int64_t hidden) {
+  if (!mask.has_value()) return {nullptr, 0};
+  STD_TORCH_CHECK(!index.has_value(), "recurrent mask: give either index lists or an element mask, not both");
+  const int64_t draws = size(*mask, "recurrent mask", 0, 3);
+  STD_TORCH_CHECK(draws == 1 || draws == steps, "recurrent mask must have 1 or ", steps, " steps, not ", draws);
+  return {input(mask, "recurrent mask", {draws, batch, hidden}), draws == 1 ? 0 : batch * hidden};
+}
+
+void linear_forward_op(const Tensor x, const Tensor weight, const Optional bias, const Optional index,
+                       const Optional count, double scale, Tensor y) {
+  Arena arena;
+  const LinearSize s{size(x, "x", 0, 3), size(x, "x", 1, 3), size(x, "x", 2, 3), size(weight, "weight", 0, 2)};
+  linear_forward(s, input(x, "x", {s.steps, s.batch, s.inputs}), input(weight, "weight", {s.outputs, s.inputs}),
+                 input(bias, "bias", {s.outputs}), keep_lists(index, count, scale, "keep", s.steps, s.inputs, arena),
+                 output(y, "y", {s.steps, s.batch, s.outputs}), arena);
+}
+
+void linear_input_grad_op(const Tensor dy, const Tensor weight, const Optional index, const Optional count,
+                          double scale, Tensor dx) {
+  Arena arena;
+  const LinearSize s{size(dy, "dy", 0, 3), size(dy, "dy", 1, 3), size(weight, "weight", 1, 2), size(dy, "dy", 2, 3)};
+  linear_input_grad(s, input(dy, "dy", {s.steps, s.batch, s.outputs}),
+                    input(weight, "weight", {s.outputs, s.inputs}),
+                    keep_lists(index, count, scale, "keep", s.steps, s.inputs, arena),
+                    output(dx, "dx", {s.steps, s.batch, s.inputs}), arena);
+}
+
+void linear_weight_grad_op(const Tensor x, const Tensor dy, const Optional index, const Optional count, double scale,
+                           Tensor dw) {
+  Arena arena;
+  const LinearSize s{size(x, "x", 0, 3), size(x, "x", 1, 3), size(x, "x", 2, 3), size(dy, "dy", 2, 3)};
+  linear_weight_grad(s, input(x, "x", {s.steps, s.batch, s.inputs}), input(dy, "dy", {s.steps, s.batch, s.outputs}),
+                     keep_lists(index, count, scale, "keep", s.steps, s.inputs, arena),
+                     output(dw, "dw", {s.outputs, s.inputs}), arena);
+}
+
+LstmSize lstm_size(const Tensor& x, const Tensor& h0) {
+  const LstmSize s{size(x, "x", 0, 3), size(x, "x", 1, 3), size(x, "x", 2, 3), size(h0, "h0", 1, 2)};
+  STD_TORCH_CHECK(s.hidden < kLargest / 4, "hidden size must be below 2^29, not ", s.hidden);
+  return s;
+}
+
+void lstm_forward_op(const Tensor x, const Tensor h0, const Tensor c0, const Tensor w_ih, const Tensor w_hh,
+                     const Optional b_ih, const Optional b_hh, const Optional input_index,
+                     const Optional input_count, double input_scale, const Optional recurrent_index,
+                     const Optional recurrent_count, double recurrent_scale, const Optional recurrent_mask, Tensor y,
+                     Tensor gates, Tensor cells) {
+  Arena arena;
+  const LstmSize s = lstm_size(x, h0);
+  const auto [T, B, I, H] = s;
+  const Mask mask = element_mask(recurrent_mask, recurrent_index, T, B, H);
+  lstm_forward({s, input(x, "x", {T, B, I}), input(h0, "h0", {B, H}), input(c0, "c0", {B, H}),
+                input(w_ih, "w_ih", {4 * H, I}), input(w_hh, "w_hh", {4 * H, H}), input(b_ih, "b_ih", {4 * H}),
+                input(b_hh, "b_hh", {4 * H}),
+                keep_lists(input_index, input_count, input_scale, "input keep", T, I, arena),
+                keep_lists(recurrent_index, recurrent_count, recurrent_scale, "recurrent keep", T, H, arena),
+                mask.data, mask.stride, output(y, "y", {T, B, H}),
+                output(gates, "gates", {T, Panels::gates(H).count, B, kPanel}), output(cells, "cells", {T, B, H})},
+               arena);
+}
+
+void lstm_backward_op(const Optional dy, const Optional dh, const Optional dc, const Tensor c0, const Tensor w_ih,
+                      const Tensor w_hh, const Tensor gates, const Tensor cells, const Optional input_index,
+                      const Optional input_count, double input_scale, const Optional recurrent_index,
+                      const Optional recurrent_count, double recurrent_scale, const Optional recurrent_mask,
+                      Tensor dgates, const Optional dx, Tensor dh0, Tensor dc0) {
+  Arena arena;
+  const int64_t T = size(cells, "cells", 0, 3), B = size(cells, "cells", 1, 3), H = size(cells, "cells", 2, 3);
+  const int64_t I = size(w_ih, "w_ih", 1, 2), P = Panels::gates(H).count;
+  STD_TORCH_CHECK(H < kLargest / 4, "hidden size must be below 2^29, not ", H);
+  const Mask mask = element_mask(recurrent_mask, recurrent_index, T, B, H);
+  lstm_backward({{T, B, I, H}, input(dy, "dy", {T, B, H}), input(dh, "dh", {B, H}), input(dc, "dc", {B, H}),
+                 input(c0, "c0", {B, H}), input(w_ih, "w_ih", {4 * H, I}), input(w_hh, "w_hh", {4 * H, H}),
+                 input(gates, "gates", {T, P, B, kPanel}), input(cells, "cells", {T, B, H}),
+                 keep_lists(input_index, input_count, input_scale, "input keep", T, I, arena),
+                 keep_lists(recurrent_index, recurrent_count, recurrent_scale, "recurrent keep", T, H, arena),
+                 mask.data, mask.stride, output(dgates, "dgates", {T, P, B, kPanel}), output(dx, "dx", {T, B, I}),
+                 output(dh0, "dh0", {B, H}), output(dc0, "dc0", {B, H})},
+                arena);
+}
+
+void lstm_weight_grad_op(const Tensor x, const Tensor y, const Tensor h0, const Tensor dgates,
+                         const Optional input_index, const Optional input_count, double input_scale,
+                         const Optional recurrent_index, const Optional recurrent_count, double recurrent_scale,
+                         const Optional recurrent_mask, Tensor dw_ih, Tensor dw_hh, Tensor db) {
+  Arena arena;
+  const LstmSize s = lstm_size(x, h0);
+  const auto [T, B, I, H] = s;
+  const Mask mask = element_mask(recurrent_mask, recurrent_index, T, B, H);
+  lstm_weight_grad({s, input(x, "x", {T, B, I}), input(y, "y", {T, B, H}), input(h0, "h0", {B, H}),
+                    input(dgates, "dgates", {T, Panels::gates(H).count, B, kPanel}),
+                    keep_lists(input_index, input_count, input_scale, "input keep", T, I, arena),
+                    keep_lists(recurrent_index, recurrent_count, recurrent_scale, "recurrent keep", T, H, arena),
+                    mask.data, mask.stride, output(dw_ih, "dw_ih", {4 * H, I}),
+                    output(dw_hh, "dw_hh", {4 * H, H}), output(db, "db", {4 * H})},
+                   arena);
+}
+
+// GFLOP/s of fused multiply-adds in registers on all threads: what no product can exceed.
+double fma_peak_op(int64_t iterations) {
+  STD_TORCH_CHECK(iterations > 0, "iterations must be positive, not ", iterations);
+  std::vector<double> operations(static_cast<size_t>(threads()), 0.0);
+  const auto start = std::chrono::steady_clock::now();
+  parallel(threads(), [&](int64_t thread, int64_t, int64_t) {
+    operations[static_cast<size_t>(thread)] = kernels().fma_chain(iterations);
+  });
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  double total = 0.0;
+  for (const double some : operations) total += some;
+  return total / seconds.count() * 1e-9;
+}
+
+std::string isa_op() { return kernels().name; }
+
+}  // namespace
+}  // namespace strop
+
+STABLE_TORCH_LIBRARY(strop, m) {
+  m.def("isa() -> str");
+  m.def("fma_peak(int iterations) -> float");
+  m.def(
+      "linear_forward(Tensor x, Tensor weight, Tensor? bias, Tensor? index, Tensor? count, float scale, "
+      "Tensor(a!) y) -> ()");
+  m.def(
+      "linear_input_grad(Tensor dy, Tensor weight, Tensor? index, Tensor? count, float scale, Tensor(a!) dx) -> ()");
+  m.def("linear_weight_grad(Tensor x, Tensor dy, Tensor? index, Tensor? count, float scale, Tensor(a!) dw) -> ()");
+  m.def(
+      "lstm_forward(Tensor x, Tensor h0, Tensor c0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, "
+      "Tensor? input_index, Tensor? input_count, float input_scale, "
+      "Tensor? recurrent_index, Tensor? recurrent_count, float recurrent_scale, Tensor? recurrent_mask, "
+      "Tensor(a!) y, Tensor(b!) gates, Tensor(c!) cells) -> ()");
+  m.def(
+      "lstm_backward(Tensor? dy, Tensor? dh, Tensor? dc, Tensor c0, Tensor w_ih, Tensor w_hh, Tensor gates, "
+      "Tensor cells, Tensor? input_index, Tensor? input_count, float input_scale, "
+      "Tensor? recurrent_index, Tensor? recurrent_count, float recurrent_scale, Tensor? recurrent_mask, "
+      "Tensor(a!) dgates, Tensor(b!)? dx, Tensor(c!) dh0, Tensor(d!) dc0) -> ()");
+  m.def(
+      "lstm_weight_grad(Tensor x, Tensor y, Tensor h0, Tensor dgates, "
+      "Tensor? input_index, Tensor? input_count, float input_scale, "
+      "Tensor? recurrent_index, Tensor? recurrent_count, float recurrent_scale, Tensor? recurrent_mask, "
+      "Tensor(a!) dw_ih, Tensor(b!) dw_hh, Tensor(c!) db) -> ()");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(strop, CPU, m) {
+  m.impl("linear_forward", TORCH_BOX(&strop::linear_forward_op));
+  m.impl("linear_input_grad", TORCH_BOX(&strop::linear_input_grad_op));
+  m.impl("linear_weight_grad", TORCH_BOX(&strop::linear_weight_grad_op));
+  m.impl("lstm_forward", TORCH_BOX(&strop::lstm_forward_op));
+  m.impl("lstm_backward", TORCH_BOX(&strop::lstm_backward_op));
+  m.impl("lstm_weight_grad", TORCH_BOX(&strop::lstm_weight_grad_op));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(strop, CompositeExplicitAutograd, m) {
+  m.impl("isa", TORCH_BOX(&strop::isa_op));
+  m.impl("fma_peak", TORCH_BOX(&strop::fma_peak_op));
+}

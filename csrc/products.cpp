@@ -1,0 +1,176 @@
+#include "products.h"
+
+#include <algorithm>
+
+namespace strop {
+namespace {
+
+constexpr int64_t kForwardUnits = 2560;  // FP: units of a panel packed at once; 640 KB, inside a 1 MB L2
+constexpr int64_t kGradUnits = 1536;     // WG: units accumulated at once; 384 KB
+constexpr int64_t kSlicePanels = 8;      // BP: panels of the weight packed at once
+constexpr int64_t kPackUnits = 256;      // packing: units in one item of work
+
+struct Range {
+  int64_t begin, end;
+};
+
+// Positions of a sorted list that fall into units [first, last).
+Range within(const int32_t* list, int64_t kept, int64_t first, int64_t last) {
+  const auto begin = std::lower_bound(list, list + kept, first);
+  const auto end = std::lower_bound(begin, list + kept, last);
+  return {begin - list, end - list};
+}
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Panels first .. first + count - 1 of the weight, packed one after another.
+void pack_panels(const Weight& weight, int64_t first, int64_t count, float* packed) {
+  const int64_t blocks = divide_up(weight.units, kPackUnits);
+  parallel(count * blocks, [&](int64_t, int64_t begin, int64_t end) {
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t panel = item / blocks, unit = item % blocks * kPackUnits;
+      kernels().pack(weight.data + unit, weight.units, weight.panels.rows(first + panel),
+                     std::min(kPackUnits, weight.units - unit),
+                     packed + panel * panel_stride(weight.units) + unit * kPanel);
+    }
+  });
+}
+
+}  // namespace
+
+Keep keep_all(int64_t units, Arena& arena) {
+  int32_t* list = arena.ints(units);
+  for (int64_t i = 0; i < units; ++i) list[i] = static_cast<int32_t>(i);
+  return {list, 0, units, nullptr, 1.0f};
+}
+
+Panels Panels::gates(int64_t hidden) { return {divide_up(hidden, kGroup), hidden, kGroup, 0, hidden}; }
+
+Panels Panels::plain(int64_t rows) { return {divide_up(rows, kPanel), kGroup, kPanel, kGroup, rows}; }
+
+PanelRows Panels::rows(int64_t panel) const {
+  PanelRows rows;
+  for (int64_t group = 0; group < 4; ++group) {
+    rows.first[group] = group * group_stride + panel * panel_stride;
+    rows.valid[group] = std::clamp<int64_t>(limit - group * limit_stride - panel * panel_stride, 0, kGroup);
+  }
+  return rows;
+}
+
+void pack_columns(const float* x, int64_t batch, int64_t units, const Keep& keep, const float* mask,
+                  int64_t mask_stride, int64_t steps, float* packed) {
+  parallel(steps, [&](int64_t, int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      const int32_t* list = keep.row(t);
+      const int64_t kept = keep.kept(t);
+      const float* source = x + t * batch * units;
+      const float* factors = mask == nullptr ? nullptr : mask + t * mask_stride;
+      float* target = packed + t * keep.width * batch;
+      for (int64_t i = 0; i < kept; ++i) {
+        for (int64_t b = 0; b < batch; ++b) {
+          const int64_t at = b * units + list[i];
+          target[i * batch + b] = factors == nullptr ? keep.scale * source[at] : source[at] * factors[at];
+        }
+      }
+    }
+  });
+}
+
+void pack_weight(const Weight& weight, float* packed) { pack_panels(weight, 0, weight.panels.count, packed); }
+
+void forward_all(const Weight& weight, Steps size, const Keep& keep, const float* packed_x, const OpenPanel& open,
+                 const ClosePanel& close, Arena& arena) {
+  const auto [steps, batch] = size;
+  const int64_t block = std::min(weight.units, kForwardUnits);
+  float* panels = arena.floats(threads() * block * kPanel);
+  float* scratch = arena.floats(threads() * batch * kPanel);
+  parallel(weight.panels.count * steps, [&](int64_t thread, int64_t begin, int64_t end) {
+    float* panel = panels + thread * block * kPanel;
+    for (int64_t item = begin; item < end;) {
+      const int64_t p = item / steps, first_step = item % steps;
+      const int64_t last_step = std::min(steps, first_step + end - item);
+      for (int64_t unit = 0; unit == 0 || unit < weight.units; unit += block) {
+        const int64_t units = std::min(block, weight.units - unit);
+        kernels().pack(weight.data + unit, weight.units, weight.panels.rows(p), units, panel);
+        for (int64_t t = first_step; t < last_step; ++t) {
+          const auto [from, to] = within(keep.row(t), keep.kept(t), unit, unit + units);
+          float* out = open(t, p, unit == 0, scratch + thread * batch * kPanel);
+          kernels().forward(packed_x + (t * keep.width + from) * batch, batch, keep.row(t) + from, to - from,
+                            panel - unit * kPanel, batch, out, nullptr);
+          close(t, p, out);
+        }
+      }
+      item += last_step - first_step;
+    }
+  });
+}
+
+void input_grad_all(const Weight& weight, Steps size, const Keep& keep, const PanelsOfStep& dy, float* dx,
+                    Arena& arena) {
+  const auto [steps, batch] = size;
+  const int64_t units = weight.units, width = keep.width;
+  const int64_t slice_panels = std::min(kSlicePanels, weight.panels.count);
+  float* slice = arena.floats(slice_panels * panel_stride(units));
+  float* scratch = arena.floats(threads() * slice_panels * batch * kPanel);
+  float* sums = arena.floats(steps * batch * width);
+  std::fill_n(sums, steps * batch * width, 0.0f);
+
+  // Steps are cut further where they do not divide among the threads.
+  int64_t cuts = 1;
+  while (steps * cuts < 32 * threads() && steps * cuts % threads() != 0 && cuts < threads()) ++cuts;
+
+  for (int64_t first = 0; first < weight.panels.count; first += slice_panels) {
+    const int64_t count = std::min(slice_panels, weight.panels.count - first);
+    pack_panels(weight, first, count, slice);
+    parallel(steps * cuts, [&](int64_t thread, int64_t begin, int64_t end) {
+      for (int64_t item = begin; item < end; ++item) {
+        const int64_t t = item / cuts, cut = item % cuts;
+        const int64_t from = keep.kept(t) * cut / cuts, to = keep.kept(t) * (cut + 1) / cuts;
+        const float* panels = dy(t, first, count, scratch + thread * slice_panels * batch * kPanel);
+        kernels().input_grad(panels, batch * kPanel, batch, slice, panel_stride(units), count, keep.row(t) + from,
+                             to - from, sums + t * batch * width + from, width);
+      }
+    });
+  }
+
+  parallel(steps, [&](int64_t, int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      const int32_t* list = keep.row(t);
+      const int64_t kept = keep.kept(t);
+      for (int64_t b = 0; b < batch; ++b) {
+        float* row = dx + (t * batch + b) * units;
+        const float* sum = sums + (t * batch + b) * width;
+        if (kept < units) std::fill_n(row, units, 0.0f);
+        for (int64_t i = 0; i < kept; ++i) row[list[i]] = keep.scale * sum[i];
+      }
+    }
+  });
+}
+
+void weight_grad_all(const Panels& panels, int64_t units, Steps size, const Keep& keep, const float* packed_x,
+                     const PanelsOfStep& dy, float* dw, Arena& arena) {
+  const auto [steps, batch] = size;
+  int64_t blocks = std::max<int64_t>(1, divide_up(units, kGradUnits));
+  if (panels.count * blocks % threads() != 0 && units >= 64 * threads()) blocks *= threads();
+  const int64_t block = divide_up(units, blocks);
+  float* grads = arena.floats(threads() * block * kPanel);
+  float* scratch = arena.floats(threads() * batch * kPanel);
+  parallel(panels.count * blocks, [&](int64_t thread, int64_t begin, int64_t end) {
+    float* grad = grads + thread * block * kPanel;
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t p = item / blocks, unit = item % blocks * block;
+      const int64_t some = std::min(block, units - unit);
+      if (some <= 0) continue;
+      std::fill_n(grad, some * kPanel, 0.0f);
+      for (int64_t t = 0; t < steps; ++t) {
+        const auto [from, to] = within(keep.row(t), keep.kept(t), unit, unit + some);
+        if (from == to) continue;
+        kernels().weight_grad(packed_x + (t * keep.width + from) * batch, batch, keep.row(t) + from, to - from,
+                              dy(t, p, 1, scratch + thread * batch * kPanel), batch, grad - unit * kPanel);
+      }
+      kernels().unpack(grad, panels.rows(p), some, dw + unit, units);
+    }
+  });
+}
+
+}  // namespace strop

@@ -1,0 +1,125 @@
+// Vectors of STROP_WIDTH floats by the compiler's vector extensions: one source for every instruction set.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+// Vectors must stay in registers, whatever the size of the caller.
+#define STROP_INLINE inline __attribute__((always_inline))
+
+namespace strop::STROP_ISA {
+
+constexpr int kWidth = STROP_WIDTH;
+
+typedef float Vec __attribute__((vector_size(4 * STROP_WIDTH)));
+typedef int32_t IVec __attribute__((vector_size(4 * STROP_WIDTH)));
+typedef float Vec4 __attribute__((vector_size(16)));
+typedef float VecU __attribute__((vector_size(4 * STROP_WIDTH), aligned(4), may_alias));
+typedef float Vec4U __attribute__((vector_size(16), aligned(4), may_alias));
+
+STROP_INLINE Vec load(const float* p) { return *reinterpret_cast<const VecU*>(p); }
+STROP_INLINE Vec4 load4(const float* p) { return *reinterpret_cast<const Vec4U*>(p); }
+STROP_INLINE void store(float* p, Vec v) { *reinterpret_cast<VecU*>(p) = v; }
+STROP_INLINE void store4(float* p, Vec4 v) { *reinterpret_cast<Vec4U*>(p) = v; }
+STROP_INLINE Vec set1(float x) { return x - Vec{}; }
+
+STROP_INLINE IVec bits(Vec v) { return reinterpret_cast<IVec>(v); }
+STROP_INLINE Vec floats(IVec v) { return reinterpret_cast<Vec>(v); }
+
+// Lane index of an interleave of a and b in runs of `run` lanes: the butterfly step that transposes
+// (odd = 0 gathers the first runs of each pair, odd = 1 the second ones).
+template <int run, int odd>
+STROP_INLINE Vec interleave(Vec a, Vec b) {
+  IVec lanes{};
+  for (int l = 0; l < kWidth; ++l) {
+    const bool from_b = l & run;
+    lanes[l] = (l & ~run) + odd * run + (from_b ? kWidth : 0);
+  }
+  return __builtin_shuffle(a, b, lanes);
+}
+
+template <int run>
+STROP_INLINE void transpose_step(Vec* rows) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kWidth; ++i) {
+    if (i & run) continue;
+    const Vec a = rows[i], b = rows[i | run];
+    rows[i] = interleave<run, 0>(a, b);
+    rows[i | run] = interleave<run, 1>(a, b);
+  }
+}
+
+// In-register transpose of kWidth vectors of kWidth lanes.
+STROP_INLINE void transpose(Vec* rows) {
+  transpose_step<1>(rows);
+  transpose_step<2>(rows);
+  if constexpr (kWidth >= 8) transpose_step<4>(rows);
+  if constexpr (kWidth >= 16) transpose_step<8>(rows);
+}
+
+// The sums over the lanes of four vectors, as one vector of four.
+STROP_INLINE Vec4 sum_lanes(Vec a, Vec b, Vec c, Vec d) {
+  const Vec ab = interleave<1, 0>(a, b) + interleave<1, 1>(a, b);
+  const Vec cd = interleave<1, 0>(c, d) + interleave<1, 1>(c, d);
+  const Vec abcd = interleave<2, 0>(ab, cd) + interleave<2, 1>(ab, cd);
+  if constexpr (kWidth == 16) {
+    typedef float Vec8 __attribute__((vector_size(32)));
+    Vec8 low, high;
+    std::memcpy(&low, &abcd, 32);
+    std::memcpy(&high, reinterpret_cast<const char*>(&abcd) + 32, 32);
+    const Vec8 half = low + high;
+    Vec4 first, second;
+    std::memcpy(&first, &half, 16);
+    std::memcpy(&second, reinterpret_cast<const char*>(&half) + 16, 16);
+    return first + second;
+  } else if constexpr (kWidth == 8) {
+    Vec4 first, second;
+    std::memcpy(&first, &abcd, 16);
+    std::memcpy(&second, reinterpret_cast<const char*>(&abcd) + 16, 16);
+    return first + second;
+  } else {
+    Vec4 sums;
+    std::memcpy(&sums, &abcd, 16);
+    return sums;
+  }
+}
+
+// e^x to about 1 ulp for results in the normal range; clamped outside it. Range reduction by ln 2 in two
+// parts and a polynomial of degree 6 (Cephes expf).
+STROP_INLINE Vec exp(Vec x) {
+  const Vec lo = set1(-87.0f), hi = set1(88.0f);
+  x = x < lo ? lo : x;
+  x = x > hi ? hi : x;
+  const Vec magic = set1(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
+  const Vec shifted = x * set1(1.44269504088896341f) + magic;
+  const Vec n = shifted - magic;
+  Vec r = x - n * set1(0.693359375f);
+  r = r - n * set1(-2.12194440e-4f);
+  Vec p = set1(1.9875691500e-4f);
+  p = p * r + set1(1.3981999507e-3f);
+  p = p * r + set1(8.3334519073e-3f);
+  p = p * r + set1(4.1665795894e-2f);
+  p = p * r + set1(1.6666665459e-1f);
+  p = p * r + set1(5.0000001201e-1f);
+  const Vec y = p * (r * r) + r + set1(1.0f);
+  return floats(bits(y) + (bits(shifted) << 23));
+}
+
+STROP_INLINE Vec sigmoid(Vec x) { return set1(1.0f) / (set1(1.0f) + exp(-x)); }
+
+// Odd polynomial near zero (Cephes tanhf), 1 - 2 / (e^2|x| + 1) elsewhere.
+STROP_INLINE Vec tanh(Vec x) {
+  const IVec sign = bits(x) & static_cast<int32_t>(0x80000000);
+  const Vec a = floats(bits(x) & 0x7fffffff);
+  const Vec z = x * x;
+  Vec p = set1(-5.70498872745e-3f);
+  p = p * z + set1(2.06390887954e-2f);
+  p = p * z + set1(-5.37397155531e-2f);
+  p = p * z + set1(1.33314422036e-1f);
+  p = p * z + set1(-3.33332819422e-1f);
+  const Vec small = p * z * x + x;
+  const Vec large = set1(1.0f) - set1(2.0f) / (exp(a + a) + set1(1.0f));
+  return a < set1(0.625f) ? small : floats(bits(large) | sign);
+}
+
+}  // namespace strop::STROP_ISA
