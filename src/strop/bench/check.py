@@ -1,0 +1,55 @@
+"""The check that a benchmark makes before it times anything: does strop compute the right thing here?"""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+from strop.ops import dispatch
+
+STEPS = 4  # enough steps to tell, few enough to do in float64
+
+_ROUNDING = 1e-6  # relative to the largest value: a few units in the last place of fp32
+_AS_GOOD_AS = 4.0  # times plain PyTorch's own fp32 error
+
+
+def discrepancies(
+    label: str, model: nn.Module, loss: Callable[[nn.Module], tuple[Tensor, Tensor]]
+) -> list[str]:
+    """Where the backend that `model` runs on leaves the float64 reference by more than fp32 explains.
+
+    Compared are a value and the gradients of all parameters, with the same masks.
+
+    Args:
+        label: what to call the model.
+        model: in fp32, on the device to check.
+        loss: of a model, in the dtype of its parameters: a scalar to differentiate, and the value.
+    """
+    ours = _outcome(model, loss)
+    plain = _outcome(model, loss, "reference")
+    exact = _outcome(deepcopy(model).double(), loss, "reference")
+    faults = []
+    for name, value in exact.items():
+        error = (ours[name] - value).abs().max()
+        allowed = _AS_GOOD_AS * (plain[name] - value).abs().max() + _ROUNDING * value.abs().max()
+        if not error <= allowed:  # NaN is a fault
+            faults.append(f"{label}: {name} is off by {error:.2e} (rounding explains {allowed:.2e})")
+    return faults
+
+
+def _outcome(
+    model: nn.Module, loss: Callable[[nn.Module], tuple[Tensor, Tensor]], backend: str | None = None
+) -> dict[str, Tensor]:
+    model.zero_grad()
+    torch.manual_seed(0)  # the same masks every time
+    with nullcontext() if backend is None else dispatch.use(backend):
+        scalar, value = loss(model)
+        scalar.backward()
+    values = {"its output": value.detach().double()}
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            values[f"the gradient of {name}"] = parameter.grad.double()
+    model.zero_grad()
+    return values

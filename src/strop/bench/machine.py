@@ -1,0 +1,117 @@
+"""What a measurement was taken on: the machine, its peak, and the versions of the software."""
+
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from time import perf_counter
+
+import torch
+
+from strop.ops import dispatch, native, recurrence
+
+_FMA_ITERATIONS = 5_000_000
+_MM_SIZE = 1024
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Columns that every row of results carries."""
+
+    date: str
+    commit: str
+    cpu: str
+    cores: int
+    threads: int
+    python: str
+    torch: str
+    strop: str
+    backend: str
+
+
+def provenance(device: torch.device) -> Provenance:
+    """Of a measurement taken now on `device`."""
+    return Provenance(
+        date=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        commit=commit(),
+        cpu=cpu_model(),
+        cores=os.cpu_count() or 1,
+        threads=torch.get_num_threads(),
+        python=platform.python_version(),
+        torch=torch.__version__,
+        strop=_version(),
+        backend=backend(device),
+    )
+
+
+def backend(device: torch.device) -> str:
+    """The backend that runs fp32 on `device`."""
+    module = dispatch.recurrence(torch.empty(0, device=device)).__name__
+    return "reference" if module == recurrence.__name__ else module.rpartition(".")[2]
+
+
+def device(name: str) -> torch.device:
+    """The device called `name`, if this torch can compute on it.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    try:
+        found = torch.device(name)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"device: {name!r} cannot be used here ({reason}); try cpu") from error
+    return found
+
+
+def cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def commit() -> str:
+    """The commit of the source that runs, with a `+` where files differ from it; empty if unknown."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        if not git("ls-files", __file__):  # installed inside somebody else's repository
+            return ""
+        changed = git(
+            "status", "--porcelain", "--untracked-files=no", "--", git("rev-parse", "--show-toplevel")
+        )
+        return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _version() -> str:
+    try:
+        return version("strop")
+    except PackageNotFoundError:
+        return ""
+
+
+def peak_source() -> str:
+    return "chains of fused multiply-adds" if native.missing is None else "torch.mm, a lower bound"
+
+
+def peak_gflops(device: torch.device) -> float:
+    """GFLOP/s that all threads reach together in fp32, measured now: chains of fused multiply-adds in
+    registers where the native library is there, else (and on other devices) a large `torch.mm`."""
+    if device.type == "cpu" and native.missing is None:
+        return native.fma_peak(_FMA_ITERATIONS)
+    a = torch.ones(_MM_SIZE, _MM_SIZE, device=device)
+    start = perf_counter()
+    torch.mm(a, a).sum().item()
+    return 2 * _MM_SIZE**3 / (perf_counter() - start) / 1e9

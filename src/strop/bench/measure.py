@@ -1,0 +1,107 @@
+"""Interleaved measurements and their percentiles."""
+
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import torch
+
+# The phase in which a backend's function does its work (Sarma et al. §3.2).
+_PHASES = {"lstm_forward": "fp", "lstm_backward": "bp", "lstm_weight_grad": "wg"}
+
+Sample = Mapping[str, float]  # seconds (or another quantity) by name
+Case = Callable[[int], Sample]  # one repetition, given its number
+
+
+@dataclass(frozen=True)
+class Percentiles:
+    """20th, 50th and 80th percentile."""
+
+    p20: float
+    p50: float
+    p80: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Percentiles":
+        ordered = sorted(values)
+        return cls(*(_quantile(ordered, q) for q in (0.2, 0.5, 0.8)))
+
+
+def _quantile(ordered: Sequence[float], q: float) -> float:
+    whole, part = divmod(q * (len(ordered) - 1), 1)
+    low, high = ordered[int(whole)], ordered[min(int(whole) + 1, len(ordered) - 1)]
+    return low + (high - low) * part
+
+
+class PhaseClock:
+    """Adds up the time that a backend's functions take, by phase: a wrapper for `dispatch.wrapped`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._seconds: dict[str, float] = defaultdict(float)
+
+    def __call__(self, backend: Any) -> "_Timed":
+        return _Timed(backend, self)
+
+    def time(self, phase: str, function: Callable[..., Any], *args: Any) -> Any:
+        start = now(self._device)
+        result = function(*args)
+        self._seconds[phase] += now(self._device) - start
+        return result
+
+    def take(self) -> dict[str, float]:
+        """Seconds by phase since the last call."""
+        taken, self._seconds = dict(self._seconds), defaultdict(float)
+        return taken
+
+
+class _Timed:
+    def __init__(self, backend: Any, clock: PhaseClock) -> None:
+        self._backend, self._clock = backend, clock
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(self._backend, name)
+        if name not in _PHASES:
+            return function
+        return lambda *args: self._clock.time(_PHASES[name], function, *args)
+
+
+def now(device: torch.device) -> float:
+    """The wall clock in seconds, once all work queued on `device` is done."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    return perf_counter()
+
+
+def interleave(
+    cases: Mapping[str, Case], seconds: float, *, least: int = 5
+) -> dict[str, dict[str, list[float]]]:
+    """Runs the cases in turn (A B C A B C …) for about `seconds`, at least `least` rounds after a first
+    one that does not count, so that whatever else the machine does falls on all of them alike.
+
+    Returns:
+        For each case and name in its samples, the values of all rounds.
+    """
+    samples: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in cases}
+    start, repetition = perf_counter(), 0
+    while repetition <= least or perf_counter() - start < seconds:
+        for name, case in cases.items():
+            sample = case(repetition)
+            if repetition:
+                for key, value in sample.items():
+                    samples[name][key].append(value)
+        if repetition == 0:
+            start = perf_counter()
+        _progress(f"measuring: round {repetition}, {perf_counter() - start:.0f} of {seconds:.0f} s")
+        repetition += 1
+    _progress("")
+    return samples
+
+
+def _progress(line: str) -> None:
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\033[K{line}")
+        sys.stderr.flush()

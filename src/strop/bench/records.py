@@ -1,0 +1,177 @@
+"""Records of a benchmark: as JSON, as rows of results, and as a table for people."""
+
+import csv
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from strop.bench.machine import Provenance
+from strop.bench.measure import Percentiles
+
+
+@dataclass(frozen=True)
+class Record:
+    """One implementation in one phase; None where it has no meaning or cannot be told apart."""
+
+    bench: str
+    preset: str
+    device: str
+    impl: str
+    phase: str
+    ms_p20: float | None
+    ms_p50: float | None
+    ms_p80: float | None
+    speedup_vs_torch: float | None
+    speedup_vs_dense: float | None
+    ideal: float | None
+    gflops: float | None
+    peak_fraction: float | None
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a measured time is compared with: operations done in it, and the ideal speed-up over dense."""
+
+    operations: int | None = None
+    ideal: float | None = None
+
+
+def summarise(
+    bench: str,
+    preset: str,
+    device: str,
+    seconds: dict[str, dict[str, list[float]]],
+    work: dict[tuple[str, str], Work],
+    peak: float | None,
+) -> list[Record]:
+    """Records of all implementations (one of them "torch", one "dense") and the four phases.
+
+    Args:
+        seconds: of every round, by implementation and phase.
+        work: by implementation and phase.
+        peak: GFLOP/s.
+    """
+    records = []
+    for impl, phases in seconds.items():
+        for phase in ("fp", "bp", "wg", "overall"):
+            values = phases.get(phase)
+            ms = Percentiles.of([1e3 * value for value in values]) if values else None
+            done = work.get((impl, phase), Work())
+            gflops = done.operations / ms.p50 / 1e6 if ms and done.operations else None
+            records.append(
+                Record(
+                    bench=bench,
+                    preset=preset,
+                    device=device,
+                    impl=impl,
+                    phase=phase,
+                    ms_p20=ms and ms.p20,
+                    ms_p50=ms and ms.p50,
+                    ms_p80=ms and ms.p80,
+                    speedup_vs_torch=_ratio(seconds, "torch", impl, phase) if phase == "overall" else None,
+                    speedup_vs_dense=_ratio(seconds, "dense", impl, phase) if impl != "torch" else None,
+                    ideal=done.ideal,
+                    gflops=gflops,
+                    peak_fraction=gflops / peak if gflops and peak else None,
+                )
+            )
+    return records
+
+
+def _ratio(seconds: dict[str, dict[str, list[float]]], base: str, impl: str, phase: str) -> float | None:
+    ours, theirs = seconds[impl].get(phase), seconds[base].get(phase)
+    return Percentiles.of(theirs).p50 / Percentiles.of(ours).p50 if ours and theirs else None
+
+
+def prepare(json_file: Path | None, csv_file: Path | None) -> None:
+    """Makes the folders of both files, so that a run fails at its start and not at its end.
+
+    Raises:
+        OSError: a folder cannot be made.
+        ValueError: a file cannot be written, or `csv_file` has other columns than `append_csv` writes.
+    """
+    for file in (json_file, csv_file):
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
+                raise ValueError(f"{file}: cannot be written; name another file")
+    if csv_file is not None and csv_file.exists() and csv_file.stat().st_size:
+        with csv_file.open(newline="") as stream:
+            if next(csv.reader(stream)) != _columns():
+                raise ValueError(
+                    f"{csv_file}: its columns are not those of this version; name another file (--csv)"
+                )
+
+
+def _columns() -> list[str]:
+    own = [field.name for kind in (Provenance, Record) for field in fields(kind)]
+    at = len(fields(Provenance))
+    return [*own[:at], "rounds", "peak_gflops", *own[at:]]
+
+
+def write_json(file: Path, records: Sequence[Record]) -> None:
+    file.write_text(json.dumps([asdict(record) for record in records], indent=1) + "\n")
+
+
+def append_csv(
+    file: Path, provenance: Provenance, rounds: int, peak: float | None, records: Sequence[Record]
+) -> None:
+    """Appends a row per record that has a time, after a header if the file is new or empty."""
+    new = not file.exists() or not file.stat().st_size
+    with file.open("a", newline="") as stream:
+        writer = csv.DictWriter(stream, _columns(), lineterminator="\n")
+        if new:
+            writer.writeheader()
+        for record in records:
+            if record.ms_p50 is not None:
+                row = asdict(provenance) | {"rounds": rounds, "peak_gflops": peak} | asdict(record)
+                writer.writerow({name: _short(value) for name, value in row.items()})
+
+
+def _short(value: object) -> object:
+    return f"{value:.5g}" if isinstance(value, float) else value
+
+
+def show(
+    title: str, header: Sequence[str], groups: Iterable[Sequence[Sequence[str]]], notes: Sequence[str]
+) -> None:
+    """Prints groups of rows as a table: ruled on a terminal, aligned plain text elsewhere."""
+    if sys.stdout.isatty():
+        _show_rich(title, header, groups, notes)
+        return
+    groups = [list(group) for group in groups]
+    widths = [
+        max(map(len, column))
+        for column in zip(header, *(row for group in groups for row in group), strict=True)
+    ]
+    print(title)
+    for row in (header, *(row for group in groups for row in group)):
+        cells = (
+            cell.ljust(width) if i < 2 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        print("  ".join(cells).rstrip())
+    for note in notes:
+        print(note)
+
+
+def _show_rich(
+    title: str, header: Sequence[str], groups: Iterable[Sequence[Sequence[str]]], notes: Sequence[str]
+) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for i, name in enumerate(header):
+        table.add_column(name, justify="left" if i < 2 else "right", no_wrap=True)
+    for group in groups:
+        for row in group:
+            table.add_row(*row)
+        table.add_section()
+    console = Console()
+    console.print(table)
+    for note in notes:
+        console.print(note, style="dim", highlight=False)

@@ -1,0 +1,151 @@
+import csv
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from strop.bench import layer
+from strop.bench.presets import IMPLS, LAYER_PRESETS, Layers, Preset
+from strop.bench.stack import build, inputs
+from strop.ops import dispatch
+
+TINY = Preset("zaremba-medium", (Layers(6, 8, 2), Layers(8, 4)), batch=3, steps=5, nr=0.5, rh=0.25)
+FIELDS = (
+    "bench preset device impl phase ms_p20 ms_p50 ms_p80 "
+    "speedup_vs_torch speedup_vs_dense ideal gflops peak_fraction"
+)
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> Preset:
+    monkeypatch.setitem(layer.LAYER_PRESETS, "zaremba-medium", TINY)
+    monkeypatch.setattr("strop.bench.machine.peak_gflops", lambda device: 100.0)
+    return TINY
+
+
+def test_operations_by_hand():
+    def phase(nr: int, rh: int) -> int:
+        """Columns kept of 6 and 8 inputs, and of 8 and 4 hidden units."""
+        tokens = 2 * 3 * 5
+        return tokens * (32 * (nr // 10 + rh // 10) + 32 * (nr % 10 + rh // 10) + 16 * (nr % 10 + rh % 10))
+
+    assert TINY.operations("torch") == TINY.operations("dense") == phase(68, 84)
+    assert TINY.operations("nr-st") == phase(34, 84)
+    assert TINY.operations("nr-rh-st") == phase(34, 63)
+    assert TINY.ideal("dense") == 1
+    large = LAYER_PRESETS["zaremba-large"]
+    assert large.ideal("nr-rh-st") == pytest.approx(1 / 0.35)
+    assert large.ideal("nr-st") == pytest.approx(2 / 1.35)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_stacks_compute(impl):
+    torch.manual_seed(0)
+    model = build(TINY, impl)
+    x, grad = inputs(TINY, torch.device("cpu"))
+    y = model(x)
+    y.backward(grad)
+    assert y.shape == (5, 3, 4)
+    assert x.grad is not None
+    sizes = [parameter.shape for parameter in model.parameters()]
+    assert sorted(sizes) == sorted(parameter.shape for parameter in build(TINY, "torch").parameters())
+
+
+def test_dense_stack_is_torchs():
+    torch.manual_seed(0)
+    ours, theirs = build(TINY, "dense"), build(TINY, "torch").eval()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        a.data.copy_(b)
+    x, _ = inputs(TINY, torch.device("cpu"))
+    assert torch.allclose(ours(x), theirs(x), atol=1e-5)
+
+
+def test_run_writes_records(tiny: Preset, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out, rows = tmp_path / "new" / "out.json", tmp_path / "new" / "layer.csv"
+    for _ in range(2):
+        assert layer.run(layer.Options("zaremba-medium", seconds=0, json=out, csv=rows)) == 0
+    records = json.loads(out.read_text())
+    assert [(r["impl"], r["phase"]) for r in records] == [
+        (impl, phase) for impl in IMPLS for phase in ("fp", "bp", "wg", "overall")
+    ]
+    for r in records:
+        assert list(r) == FIELDS.split()
+        assert (r["bench"], r["preset"], r["device"]) == ("layer", "zaremba-medium", "cpu")
+        assert (r["speedup_vs_torch"] is None) == (r["phase"] != "overall")
+        assert (r["speedup_vs_dense"] is None) == (r["impl"] == "torch")
+        assert (r["ms_p50"] is None) == (r["impl"] == "torch" and r["phase"] in ("bp", "wg"))
+        if r["ms_p50"] is None:
+            continue
+        assert 0 < r["ms_p20"] <= r["ms_p50"] <= r["ms_p80"]
+        operations = TINY.operations(r["impl"]) * (3 if r["phase"] == "overall" else 1)
+        assert r["gflops"] == pytest.approx(operations / r["ms_p50"] / 1e6)
+        assert r["peak_fraction"] == pytest.approx(r["gflops"] / 100)
+    by = {(r["impl"], r["phase"]): r for r in records}
+    for impl in IMPLS[1:]:
+        for phase in ("fp", "bp", "wg", "overall"):
+            ratio = by["dense", phase]["ms_p50"] / by[impl, phase]["ms_p50"]
+            assert by[impl, phase]["speedup_vs_dense"] == pytest.approx(ratio)
+        assert sum(by[impl, phase]["ms_p20"] for phase in ("fp", "bp", "wg")) <= by[impl, "overall"]["ms_p80"]
+        ratio = by["torch", "overall"]["ms_p50"] / by[impl, "overall"]["ms_p50"]
+        assert by[impl, "overall"]["speedup_vs_torch"] == pytest.approx(ratio)
+    with rows.open(newline="") as stream:
+        written = list(csv.DictReader(stream))
+    assert len(written) == 2 * 14
+    assert all(row["cpu"] and row["torch"] == torch.__version__ and row["rounds"] == "5" for row in written)
+    assert all(row["backend"] == dispatch_name() for row in written)
+    printed = capsys.readouterr().out
+    assert "nr-rh-st  overall" in printed
+    assert "5 interleaved rounds" in printed
+
+
+def dispatch_name() -> str:
+    return "native" if dispatch.available("native") else "reference"
+
+
+@pytest.mark.parametrize("fault", [math.nan, 1e-3])
+def test_refuses_while_wrong(
+    tiny: Preset, monkeypatch: pytest.MonkeyPatch, capsys, tmp_path: Path, fault: float
+):
+    """A backend with one wrong gradient is not timed."""
+    real = dispatch.recurrence
+
+    def weight_grad(*args):
+        dw_ih, dw_hh, db = real(args[0]).lstm_weight_grad(*args)
+        dw_hh[3, 2] += fault
+        return dw_ih, dw_hh, db
+
+    def broken(x):
+        backend = real(x)
+        if dispatch._forced is not None:
+            return backend
+        names = ("lstm_forward", "lstm_backward")
+        return SimpleNamespace(lstm_weight_grad=weight_grad, **{n: getattr(backend, n) for n in names})
+
+    monkeypatch.setattr(dispatch, "recurrence", broken)
+    out = tmp_path / "out.json"
+    assert layer.run(layer.Options("zaremba-medium", seconds=0, json=out)) == 1
+    captured = capsys.readouterr()
+    assert not captured.out
+    assert "nr-rh-st: the gradient of lstms.0.weight_hh_l0 is off by" in captured.err
+    assert not out.exists()
+
+
+def test_refuses_a_file_with_other_columns(tiny: Preset, tmp_path: Path):
+    rows = tmp_path / "layer.csv"
+    rows.write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match=r"layer\.csv: its columns are not those"):
+        layer.run(layer.Options("zaremba-medium", seconds=0, csv=rows))
+    assert rows.read_text() == "a,b\n1,2\n"
+
+
+def test_refuses_what_cannot_be_written(tiny: Preset, tmp_path: Path):
+    with pytest.raises(ValueError, match="cannot be written"):
+        layer.run(layer.Options("zaremba-medium", seconds=0, json=tmp_path))
+
+
+def test_refuses_an_absent_device():
+    with pytest.raises(ValueError, match="device: 'xyz'"):
+        layer.run(layer.Options("zaremba-medium", device="xyz"))

@@ -1,0 +1,95 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from strop.bench import report
+from strop.bench.machine import Provenance
+from strop.bench.records import Record, append_csv
+
+HERE = Provenance("2026-01-02T00:00:00Z", "abc", "Some CPU", 2, 2, "3.11.7", "2.13.0", "0.1.0", "native")
+OVERALL = Record(
+    "layer", "zaremba-large", "cpu", "nr-rh-st", "overall", 199, 200, 201.04, 3.25, 2.5, 2.857, 400, 0.8
+)
+TEXT = "# Title\n\n<!-- table:layer -->\nold\n<!-- /table -->\n\nText.\n"
+
+
+def rows(file: Path, where: Provenance = HERE, *more: Record) -> None:
+    append_csv(file, where, 9, 500.0, [OVERALL, replace(OVERALL, phase="fp", speedup_vs_dense=2.4), *more])
+
+
+def options(tmp_path: Path, text: str = TEXT, check: bool = False) -> report.Options:
+    file = tmp_path / "README.md"
+    if not file.exists():
+        file.write_text(text)
+    return report.Options(file, tmp_path, check)
+
+
+def test_writes_then_checks(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    rows(tmp_path / "layer.csv")
+    assert report.run(options(tmp_path, check=True)) == 1
+    assert "README.md: not up to date: layer; run strop report" in capsys.readouterr().err
+    assert (tmp_path / "README.md").read_text() == TEXT
+    assert report.run(options(tmp_path)) == 0
+    text = (tmp_path / "README.md").read_text()
+    assert text.startswith("# Title\n\n<!-- table:layer -->\nSome CPU, 2 threads, fp32, torch 2.13.0")
+    assert (
+        "| zaremba-large | strop NR+RH+ST | 200.0 (199.0 to 201.0) | 3.25x | 2.40x |  |  | 2.86x | 80% |\n"
+        "<!-- /table -->\n\nText.\n"
+    ) in text
+    assert report.run(options(tmp_path, check=True)) == 0
+    assert report.run(options(tmp_path)) == 0
+    assert "up to date" in capsys.readouterr().out
+
+
+def test_takes_the_newest_of_each_machine(tmp_path: Path):
+    rows(tmp_path / "a.csv", replace(HERE, date="2026-03-01T00:00:00Z"))
+    append_csv(tmp_path / "b.csv", HERE, 9, 500.0, [replace(OVERALL, speedup_vs_torch=9.87)])
+    append_csv(
+        tmp_path / "b.csv", replace(HERE, threads=1), 9, 500.0, [replace(OVERALL, speedup_vs_torch=4.56)]
+    )
+    report.run(options(tmp_path))
+    text = (tmp_path / "README.md").read_text()
+    assert "3.25x" in text
+    assert "9.87x" not in text
+    assert "1 thread, fp32" in text
+    assert "4.56x" in text
+
+
+def test_other_names_show_their_file(tmp_path: Path):
+    (tmp_path / "perplexity.csv").write_text('model,valid\n"a, b",83.6\n')
+    text = "<!-- table:perplexity -->\n<!-- /table -->\n"
+    assert report.run(options(tmp_path, text)) == 0
+    assert "| model | valid |\n| --- | --- |\n| a, b | 83.6 |\n" in (tmp_path / "README.md").read_text()
+
+
+def test_train_table_counts_tokens(tmp_path: Path):
+    rows(tmp_path / "x.csv", HERE, replace(OVERALL, bench="train", impl="torch"))
+    text = TEXT.replace("layer", "train")
+    assert report.run(options(tmp_path, text)) == 0
+    assert (
+        "| zaremba-large | `torch.nn.LSTM` | 200.0 (199.0 to 201.0) | 3,500 | 3.25x |"
+        in (tmp_path / "README.md").read_text()
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (TEXT, "no row of layer; run strop bench layer --csv"),
+        (
+            TEXT.replace("layer", "absent"),
+            "absent.csv: no such file, and table:absent is none of layer, train",
+        ),
+        (TEXT.replace("<!-- /table -->", ""), "a table has no end"),
+    ],
+)
+def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str):
+    assert report.run(options(tmp_path, text)) == 1
+    assert message in capsys.readouterr().err
+    assert (tmp_path / "README.md").read_text() == text
+
+
+def test_missing_readme(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert report.run(report.Options(tmp_path / "none.md", tmp_path)) == 1
+    assert "none.md" in capsys.readouterr().err
