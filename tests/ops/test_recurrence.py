@@ -91,12 +91,12 @@ def by_autograd(values, dtype, input_mask, recurrent_mask) -> dict[str, Tensor]:
     return {name: value.detach() for name, value in results.items()}
 
 
-def by_backend(backend, values, input_mask, recurrent_mask) -> dict[str, Tensor]:
+def by_ops(ops, dtype, values, input_mask, recurrent_mask) -> dict[str, Tensor]:
     """The same by a backend's three functions, called as autograd does."""
-    v, ops = to(values, backend.dtype), backend.recurrence
+    v = to(values, dtype)
     x, x_mask = v["x"], None
     if input_mask is not None and input_mask.keep is not None:
-        x_mask = input_mask.dense(backend.dtype)
+        x_mask = input_mask.dense(dtype)
         x = x * x_mask
 
     def keep(mask: Mask | None) -> Keep | None:
@@ -104,7 +104,7 @@ def by_backend(backend, values, input_mask, recurrent_mask) -> dict[str, Tensor]
 
     multiplier = None
     if recurrent_mask is not None and recurrent_mask.keep is not None:
-        multiplier = recurrent_mask.multiplier(backend.dtype)
+        multiplier = recurrent_mask.multiplier(dtype)
     masks = (keep(input_mask), keep(recurrent_mask), multiplier)
     weights = (v["w_ih"], v["w_hh"])
     y, c, saved = ops.lstm_forward(x, v["h0"], v["c0"], *weights, v["b_ih"], v["b_hh"], *masks)
@@ -117,6 +117,15 @@ def by_backend(backend, values, input_mask, recurrent_mask) -> dict[str, Tensor]
     return results | ({} if v["b_ih"] is None else {"db_ih": db, "db_hh": db})
 
 
+def check(backend, values, input_mask, recurrent_mask) -> None:
+    oracle.check(
+        backend,
+        by_ops(backend.recurrence, backend.dtype, values, input_mask, recurrent_mask),
+        lambda dtype: by_autograd(values, dtype, input_mask, recurrent_mask),
+        lambda dtype: by_ops(recurrence, dtype, values, input_mask, recurrent_mask),
+    )
+
+
 SPECS = [f"{name} {kind}" for name in CASES for kind in ("exact", "bernoulli")] + ["none", "all"]
 
 
@@ -127,16 +136,14 @@ SPECS = [f"{name} {kind}" for name in CASES for kind in ("exact", "bernoulli")] 
 def test_equals_a_masked_dense_lstm(backend, shape, spec, directions):
     masks = masks_for(spec, directions, shape)
     values = operands(shape)
-    actual = by_backend(backend, values, *masks)
-    oracle.check(backend, actual, lambda dtype: by_autograd(values, dtype, *masks))
+    check(backend, values, *masks)
 
 
 @pytest.mark.usefixtures("poison")
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_equals_a_dense_lstm_when_nothing_is_dropped(backend, shape):
     values = operands(shape)
-    actual = by_backend(backend, values, None, None)
-    oracle.check(backend, actual, lambda dtype: by_autograd(values, dtype, None, None))
+    check(backend, values, None, None)
 
 
 @pytest.mark.usefixtures("poison")
@@ -144,8 +151,7 @@ def test_without_bias(backend):
     shape = (4, 3, 7, 17)
     masks = masks_for("structured exact", "NR+RH", shape)
     values = operands(shape, bias=False)
-    actual = by_backend(backend, values, *masks)
-    oracle.check(backend, actual, lambda dtype: by_autograd(values, dtype, *masks))
+    check(backend, values, *masks)
 
 
 @pytest.mark.usefixtures("poison")
@@ -154,8 +160,7 @@ def test_missing_upstream_gradients_are_zero(backend, given):
     shape = (4, 3, 7, 17)
     masks = masks_for("structured bernoulli", "NR+RH", shape)
     values = operands(shape) | {name: None for name in ("dy", "dh", "dc") if name not in given}
-    actual = by_backend(backend, values, *masks)
-    oracle.check(backend, actual, lambda dtype: by_autograd(values, dtype, *masks))
+    check(backend, values, *masks)
 
 
 def test_dx_is_skipped_when_it_is_not_needed(backend):
