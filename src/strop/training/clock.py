@@ -1,0 +1,72 @@
+"""Where the time of a training step goes."""
+
+import time
+from array import array
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+PHASES: tuple[str, ...] = ("data", "forward", "backward", "optimiser")
+
+
+class StepClock:
+    """Times the phases of training steps; whatever happens between `start` and the last `lap` counts.
+
+    On a CUDA device the laps are events in its stream, read when `settle` is called, so timing does not
+    make the host wait.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.seconds = dict.fromkeys(PHASES, 0.0)
+        self._samples = {phase: array("d") for phase in PHASES}
+        self._on_device = device.type == "cuda"
+        self._last: Any = 0.0  # a time, or an event
+        self._open: list[tuple[str, Any, Any]] = []
+
+    def start(self) -> None:
+        self._last = self._now()
+
+    def lap(self, phase: str) -> None:
+        """Ends `phase`, which began at the last lap or start."""
+        last, now = self._last, self._now()
+        self._last = now
+        if self._on_device:
+            self._open.append((phase, last, now))
+        else:
+            self._add(phase, now - last)
+
+    def settle(self) -> None:
+        """Waits for the device, and counts what was pending."""
+        if self._open:
+            self._open[-1][2].synchronize()
+            for phase, start, end in self._open:
+                self._add(phase, start.elapsed_time(end) / 1e3)
+            self._open.clear()
+
+    def total(self) -> float:
+        """Seconds of training so far, of a resumed run's earlier parts too."""
+        return sum(self.seconds.values())
+
+    def go_on_from(self, seconds: Mapping[str, float]) -> None:
+        """Counts on from the `seconds` of an earlier part of the run."""
+        self.seconds = {phase: seconds[phase] for phase in PHASES}
+
+    def medians_ms(self) -> dict[str, float]:
+        """Median milliseconds of each phase and of a whole `step`, over the steps of this process."""
+        if not self._samples[PHASES[-1]]:
+            return {}
+        table = torch.tensor([list(self._samples[phase]) for phase in PHASES], dtype=torch.float64)
+        medians = table.median(1).values.mul(1e3).tolist()
+        return {**dict(zip(PHASES, medians, strict=True)), "step": table.sum(0).median().item() * 1e3}
+
+    def _now(self) -> Any:
+        if not self._on_device:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def _add(self, phase: str, seconds: float) -> None:
+        self.seconds[phase] += seconds
+        self._samples[phase].append(seconds)

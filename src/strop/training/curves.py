@@ -1,0 +1,116 @@
+"""Learning curves: one row per evaluation, as CSV, for TensorBoard and as a picture.
+
+`train_seconds` counts training alone, neither evaluation nor checkpoints, so curves of several runs can be
+compared at equal training time.
+"""
+
+import csv
+import io
+import os
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from strop.training.files import write_atomically
+
+Row = Mapping[str, float]
+
+
+def read_curve(path: Path) -> list[dict[str, float]]:
+    """The rows of a curve, oldest first; a last line cut short by a crash is left out."""
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    return [
+        {name: int(value) if name == "step" else float(value) for name, value in row.items()}
+        for row in csv.DictReader(io.StringIO(whole))
+    ]
+
+
+def value_at(rows: Sequence[Row], seconds: float, column: str) -> float:
+    """`column` at a training time: linear between evaluations, the last value after the end.
+
+    Raises ValueError for a time before the first evaluation, where nothing is known.
+    """
+    if not rows or seconds < rows[0]["train_seconds"]:
+        first = rows[0]["train_seconds"] if rows else None
+        raise ValueError(f"seconds: {seconds}; the first evaluation was at {first}")
+    for before, after in pairwise(rows):
+        start, end = before["train_seconds"], after["train_seconds"]
+        if start <= seconds <= end and end > start:
+            part = (seconds - start) / (end - start)
+            return before[column] + part * (after[column] - before[column])
+    return rows[-1][column]
+
+
+def plot_curves(curves: Mapping[str, Sequence[Row]], column: str, path: Path) -> None:
+    """Draws `column` over training time, one line per curve, into the PNG `path`. Needs matplotlib."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for label, rows in curves.items():
+        known = [row for row in rows if column in row]
+        seconds = [row["train_seconds"] for row in known]
+        axes.plot(seconds, [row[column] for row in known], marker=".", label=label)
+    values = [row[column] for rows in curves.values() for row in rows if column in row]
+    if values and min(values) > 0 and max(values) > 3 * min(values):
+        axes.set_yscale("log")
+    axes.set_xlabel("training time in seconds, evaluation excluded")
+    axes.set_ylabel(column.replace("_", " "))
+    axes.grid(alpha=0.3, which="both")
+    if len(curves) > 1:
+        axes.legend()
+    partial = path.with_name(f".{path.name}.partial")
+    figure.savefig(partial, format="png")
+    partial.replace(path)
+
+
+class CurveWriter:
+    """Appends rows to `curve.csv` and TensorBoard's events, and draws `curve.png`.
+
+    Rows after `step` are dropped first: a resumed run makes them again.
+    """
+
+    def __init__(self, path: Path, step: int, tensorboard: bool, plot: str | None) -> None:
+        self.path = path
+        self.rows = [row for row in read_curve(path) if row["step"] <= step] if path.exists() else []
+        self._plot = plot
+        if path.exists():
+            write_atomically(path, _lines(self.rows, header=True) if self.rows else "")
+        self._events = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._events = SummaryWriter(str(path.parent / "tensorboard"), purge_step=step + 1)
+
+    def append(self, row: Row) -> None:
+        header = not self.rows
+        self.rows.append(dict(row))
+        with self.path.open("a", encoding="utf-8", newline="") as file:
+            file.write(_lines([row], header))
+            file.flush()
+            os.fsync(file.fileno())
+        if self._events is not None:
+            for name, value in row.items():
+                if name != "step":
+                    self._events.add_scalar(name, value, int(row["step"]))
+            self._events.flush()
+
+    def draw(self) -> None:
+        if self._plot and self.rows:
+            plot_curves({self._plot: self.rows}, self._plot, self.path.with_suffix(".png"))
+
+    def close(self) -> None:
+        if self._events is not None:
+            self._events.close()
+
+
+def _lines(rows: Sequence[Row], header: bool) -> str:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()

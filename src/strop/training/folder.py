@@ -1,0 +1,108 @@
+"""A run's folder: who may use it, and what lies where."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from strop.training.checkpoint import CheckpointStore
+from strop.training.errors import RunFolderError
+from strop.training.files import write_atomically
+
+_LOCK, _DESCRIPTION = ".lock", "run.json"
+
+
+class RunFolder:
+    """Opened by one process at a time.
+
+    With `resume` the folder must hold a run, without it must be new or empty, so that no run is ever
+    overwritten. Raises RunFolderError, before any training, where that does not hold, where the folder
+    cannot be written, or where another process has it open.
+    """
+
+    def __init__(self, path: Path, resume: bool) -> None:
+        self.path = path
+        self._lock: int | None = None
+        try:
+            if resume:
+                self._expect_run()
+            else:
+                self._expect_nothing()
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+            write_atomically(path / ".writable", "")
+            (path / ".writable").unlink()
+        except OSError as error:
+            self.close()
+            raise RunFolderError(
+                f"{path}: cannot be written ({error.strerror}); name another folder"
+            ) from error
+        self._hold()
+
+    @property
+    def checkpoints(self) -> CheckpointStore:
+        return CheckpointStore(self.path / "checkpoints")
+
+    @property
+    def curve(self) -> Path:
+        return self.path / "curve.csv"
+
+    def describe(self, description: Mapping[str, Any]) -> None:
+        """Writes `run.json`: how the run was started."""
+        write_atomically(self.path / _DESCRIPTION, json.dumps(description, indent=1) + "\n")
+
+    def report(self, result: Mapping[str, Any]) -> None:
+        """Writes `result.json`: what came of the run."""
+        write_atomically(self.path / "result.json", json.dumps(result, indent=1) + "\n")
+
+    def close(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _expect_run(self) -> None:
+        if not self.path.is_dir():
+            raise RunFolderError(f"{self.path}: no run to resume there")
+        names = self._names()
+        if names and not names & {_DESCRIPTION, "checkpoints"}:
+            raise RunFolderError(f"{self.path}: not a run's folder (no {_DESCRIPTION}); nothing was changed")
+
+    def _expect_nothing(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise RunFolderError(f"{self.path}: a file; name a folder for the run")
+        if self.path.is_dir() and self._names():
+            raise RunFolderError(
+                f"{self.path}: not empty; resume the run in it (--resume) or name another folder (--out)"
+            )
+
+    def _names(self) -> set[str]:
+        return {entry.name for entry in self.path.iterdir()} - {_LOCK, ".writable"}
+
+    def _hold(self) -> None:
+        try:
+            import fcntl
+        except ImportError:  # no such locks on this system
+            return
+        assert self._lock is not None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self.close()
+            raise RunFolderError(
+                f"{self.path}: another process is training there; wait or stop it"
+            ) from error
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """What `RunFolder.describe` wrote into `path`. Raises RunFolderError if nothing is there."""
+    file = path / _DESCRIPTION
+    try:
+        description = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunFolderError(f"{path}: no run to resume there ({_DESCRIPTION}: {error.strerror})") from error
+    except ValueError as error:
+        raise RunFolderError(f"{file}: damaged ({error})") from error
+    if not isinstance(description, dict):
+        raise RunFolderError(f"{file}: not a run's description")
+    return description

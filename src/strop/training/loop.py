@@ -1,0 +1,370 @@
+"""The training loop: steps, evaluations, checkpoints, and going on after a stop as if there had been none.
+
+A run is a function of its task and seed. Its whole state is the step number, weights, optimiser, carry
+and generators, all kept in a checkpoint, so a run killed at any step and resumed ends with the same bits.
+"""
+
+import json
+import math
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from strop.training import generators, tree
+from strop.training.checkpoint import Checkpoint, CheckpointStore
+from strop.training.clock import StepClock
+from strop.training.curves import CurveWriter
+from strop.training.distributed import World, stream_seed
+from strop.training.errors import CheckpointError, InterruptedRunError, NonFiniteError, RunError
+from strop.training.folder import RunFolder
+from strop.training.gradients import clip_gradients
+from strop.training.memory import reuse_freed_pages
+from strop.training.progress import Progress, Silent, Status, describe
+from strop.training.run import LoopOptions, Result
+from strop.training.signals import StopNow, StopSignal
+from strop.training.task import Task
+
+# Steps between looks at the losses on a device that the host would have to wait for.
+_CHECK_EVERY = 32
+
+
+def train(
+    task: Task, options: LoopOptions, world: World | None = None, progress: Progress | None = None
+) -> Result:
+    """Trains `task`, and tests its best weights, which the leader's model then holds.
+
+    Raises RunError in one of its kinds: a folder or checkpoint that cannot be used, a loss that is no
+    number, an interruption.
+    """
+    return _Run(task, options, world or World(), progress or Silent()).result()
+
+
+class _Run:
+    def __init__(self, task: Task, options: LoopOptions, world: World, progress: Progress) -> None:
+        self.task, self.options, self.world, self.progress = task, options, world, progress
+        self.parameters = [p for p in task.model.parameters() if p.requires_grad]
+        if not self.parameters:
+            raise ValueError("task.model: no parameter requires a gradient")
+        self.device = self.parameters[0].device
+        self.rates = [group["lr"] for group in task.optimizer.param_groups]
+        self.total_steps = options.epochs * task.steps_per_epoch
+        every = task.steps_per_epoch / options.evaluations
+        self.evaluate_at = {round(every * (i + 1)) for i in range(options.evaluations)}
+        self.clock = StepClock(self.device)
+        self.step = self.evaluated = self.items = 0
+        self.best: dict[str, float] = {}
+        self.carry: Any = None
+        self.curve: CurveWriter | None = None
+        self.batches: Iterator[Any] = iter(())
+        self.unchecked: list[tuple[int, Tensor, Tensor, int]] = []
+        self.loss_sum = self.loss_items = 0.0
+        self.recent = math.nan
+        self.saved_step = -1
+        self.stopping = self.save_soon = False
+
+    def result(self) -> Result:
+        if self.device.type == "cpu":
+            reuse_freed_pages()
+        with StopSignal(alone=self.world.size == 1) as self.signal:
+            self.folder = self._open_folder()
+            try:
+                self._begin()
+                try:
+                    self._loop()
+                    return self._finish()
+                finally:
+                    if self.curve is not None:
+                        self.curve.close()
+            finally:
+                self.progress.close()
+                if self.folder is not None:
+                    self.folder.close()
+
+    # Beginning ------------------------------------------------------------------------------------
+
+    def _open_folder(self) -> RunFolder | None:
+        """The run's folder, on the leader; a refusal there is one everywhere."""
+        folder, refusal = None, None
+        if self.world.leads:
+            try:
+                folder = RunFolder(self.options.out, self.options.resume)
+            except RunError as error:
+                refusal = error
+        if (reason := self.world.from_leader(str(refusal) if refusal else None)) is not None:
+            raise refusal or RunError(reason)
+        return folder
+
+    def _begin(self) -> None:
+        found = self.folder.checkpoints.latest() if self.folder and self.options.resume else None
+        path = self.world.from_leader(found)
+        if path is None:
+            generators.seed_all(stream_seed(self.options.seed, self.world.rank))
+        else:
+            self._restore(path)
+        self.model = self.world.wrap(self.task.model)
+        if self.folder is not None:
+            if path is not None:
+                self.folder.checkpoints.keep_only(path, self._best_step())
+            self.folder.describe(self.options.description)
+            plot = f"valid_{self.task.metric}" if self.options.plot else None
+            self.curve = CurveWriter(self.folder.curve, self.evaluated, self.options.tensorboard, plot)
+        self.last_save = self.session_start = time.monotonic()
+        self.session_step = self.step
+
+    def _restore(self, path: Path) -> None:
+        saved = CheckpointStore(path.parent).load(path)
+        _expect_same(path, saved.identity, self._identity())
+        if len(saved.ranks) != self.world.size:
+            raise CheckpointError(
+                f"{path}: written by {len(saved.ranks)} processes, now there are {self.world.size}; "
+                f"resume with torchrun --nproc-per-node {len(saved.ranks)}"
+            )
+        own = saved.ranks[self.world.rank]
+        self.task.model.load_state_dict(saved.weights)
+        self.task.optimizer.load_state_dict(saved.optimizer)
+        generators.restore(own["generators"], self.task.generators, self.device)
+        self.carry = tree.map_tensors(lambda tensor: tensor.to(self.device), own["carry"])
+        self.step = self.saved_step = saved.step
+        state = saved.progress
+        self.evaluated, self.items, self.best = state["evaluated"], state["items"], dict(state["best"])
+        self.loss_sum, self.loss_items = state["loss"]
+        self.recent = state["recent"]
+        self.clock.go_on_from(state["seconds"])
+        if self.step > self.total_steps:
+            raise RunError(
+                f"epochs: {self.options.epochs} are {self.total_steps} steps, "
+                f"but the run in {self.options.out} is at step {self.step} already"
+            )
+        self.batches = self.task.batches(*self._position())
+        self.progress.say(f"resumed {self.options.out} at step {self.step}")
+
+    # Running --------------------------------------------------------------------------------------
+
+    def _loop(self) -> None:
+        self.task.model.train()
+        while True:
+            epoch, index = self._position()
+            ends_epoch = self.step > 0 and index == 0
+            try:
+                if self.evaluated < self.step and (ends_epoch or index in self.evaluate_at):
+                    self._evaluate()
+            except StopNow:
+                self.stopping = True
+            if self.saved_step < self.step and (ends_epoch or self.save_soon or self.stopping):
+                self._save()
+            if ends_epoch and self.curve is not None:
+                self.curve.draw()
+            if self.stopping:
+                raise self._interruption()
+            if self.step >= self.total_steps:
+                return
+            if index == 0:
+                self.batches, self.carry = self.task.batches(epoch, 0), self.task.first_carry()
+            self._train_step(epoch)
+
+    def _position(self) -> tuple[int, int]:
+        """Epoch, and number of the batch in it, of the next step."""
+        return divmod(self.step, self.task.steps_per_epoch)
+
+    def _train_step(self, epoch: int) -> None:
+        task, optimizer = self.task, self.task.optimizer
+        factor = task.schedule(epoch, self.step)
+        for group, rate in zip(optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+        self.clock.start()
+        batch = next(self.batches)
+        self.clock.lap("data")
+        outcome = task.loss(self.model, batch, self.carry)
+        self.clock.lap("forward")
+        optimizer.zero_grad()
+        outcome.loss.backward()
+        self.clock.lap("backward")
+        norm = clip_gradients(self.parameters, self.options.clip)
+        self.unchecked.append((self.step, outcome.mean, norm, outcome.items))
+        if self.device.type == "cpu" or len(self.unchecked) >= _CHECK_EVERY:
+            self._check()
+        optimizer.step()
+        self.clock.lap("optimiser")
+        self.carry = outcome.carry
+        self.step += 1
+        if self.progress.due():
+            self.progress.show(self._status())
+
+    def _check(self) -> None:
+        """Looks at the losses since the last look, and agrees with the other processes on what to do.
+
+        Raises NonFiniteError, on a CPU before the step that would have spoilt the weights.
+        """
+        if not self.unchecked:
+            return
+        pairs = torch.stack(
+            [torch.stack([mean, norm]).double() for _, mean, norm, _ in self.unchecked]
+        ).tolist()
+        bad = next((i for i, pair in enumerate(pairs) if not all(map(math.isfinite, pair))), None)
+        due = time.monotonic() - self.last_save >= self.options.checkpoint_seconds
+        counts = [items for *_, items in self.unchecked]
+        loss = (
+            sum(mean * items for (mean, _), items in zip(pairs, counts, strict=True)) if bad is None else 0.0
+        )
+        said = [loss, sum(counts), bad is not None, self.signal.number is not None, due and self.world.leads]
+        loss, items, spoilt, stop, save = self.world.sum(said)
+        if bad is not None:
+            raise NonFiniteError(self._spoilt(self.unchecked[bad][0], *pairs[bad]))
+        if spoilt:
+            raise NonFiniteError(f"another process met a loss that is not finite by step {self.step}")
+        self.loss_sum += loss
+        self.loss_items += items
+        self.items += int(items)
+        now = loss / items
+        self.recent = now if math.isnan(self.recent) else 0.98 * self.recent + 0.02 * now
+        self.stopping, self.save_soon = bool(stop), bool(save)
+        self.unchecked.clear()
+
+    def _evaluate(self) -> None:
+        self._check()
+        self.clock.settle()
+        with self.signal.interruptible(), generators.preserved(self.task.generators, self.device):
+            metrics = self.task.evaluate("valid") if self.world.leads else {}
+        self.task.model.train()
+        metrics = self.world.from_leader(metrics)
+        train = self.task.summary(self.loss_sum / self.loss_items)
+        row: dict[str, float] = {
+            "step": self.step,
+            "epoch": self.step / self.task.steps_per_epoch,
+            "train_seconds": self.clock.total(),
+            self.task.items: self.items,
+            "rate": self.task.optimizer.param_groups[0]["lr"],
+            **{f"train_{name}": value for name, value in train.items()},
+            **{f"valid_{name}": value for name, value in metrics.items()},
+        }
+        self.loss_sum = self.loss_items = 0.0
+        self.evaluated = self.step
+        name = f"valid_{self.task.metric}"
+        better = not self.best or self._better(row[name], self.best[name])
+        if better:
+            self.best = row
+        if self.folder is not None and self.curve is not None:
+            self.curve.append(row)
+            if better:
+                self.folder.checkpoints.save_best(self.step, self.task.model.state_dict(), row)
+        shown = {key: value for key, value in row.items() if key.startswith(("train_", "valid_"))}
+        self.progress.say(f"epoch {row['epoch']:.2f} · {describe(shown)}{' · best so far' if better else ''}")
+
+    def _save(self) -> None:
+        self._check()
+        self.clock.settle()
+        state = {
+            "carry": self.carry,
+            "generators": generators.capture(self.task.generators, self.device),
+        }
+        ranks = self.world.gather(tree.to_bytes(state))
+        if self.folder is not None:
+            progress = {
+                "evaluated": self.evaluated,
+                "items": self.items,
+                "best": self.best,
+                "loss": [self.loss_sum, self.loss_items],
+                "recent": self.recent,
+                "seconds": self.clock.seconds,
+            }
+            self.folder.checkpoints.save(
+                Checkpoint(
+                    step=self.step,
+                    weights=self.task.model.state_dict(),
+                    optimizer=self.task.optimizer.state_dict(),
+                    ranks=ranks,
+                    progress=progress,
+                    identity=self._identity(),
+                    best_step=self._best_step(),
+                )
+            )
+        self.saved_step = self.step
+        self.save_soon = False
+        self.last_save = time.monotonic()
+
+    # Ending ---------------------------------------------------------------------------------------
+
+    def _finish(self) -> Result:
+        test: dict[str, float] = {}
+        if self.folder is not None:
+            best = self._best_step()
+            assert best is not None
+            self.task.model.load_state_dict(self.folder.checkpoints.load_best(best))
+            try:
+                with self.signal.interruptible():
+                    test = self.task.evaluate("test")
+            except StopNow:
+                raise self._interruption() from None
+        result = Result(
+            rows=self.curve.rows if self.curve is not None else [],
+            best=self.best,
+            test=self.world.from_leader(test),
+            steps=self.step,
+            train_seconds=self.clock.total(),
+            phase_seconds=dict(self.clock.seconds),
+            phase_ms=self.clock.medians_ms(),
+            items_per_second=self.items / self.clock.total(),
+            folder=str(self.options.out),
+        )
+        if self.folder is not None:
+            self.folder.report(asdict(result))
+        return result
+
+    def _interruption(self) -> InterruptedRunError:
+        return InterruptedRunError(
+            f"stopped at step {self.step} of {self.total_steps}, all saved in {self.options.out}; "
+            f"to go on: {self.options.resume_hint}",
+            self.signal.number or signal.SIGINT,
+        )
+
+    def _spoilt(self, step: int, mean: float, norm: float) -> str:
+        last = self.folder.checkpoints.latest() if self.folder is not None else None
+        return (
+            f"step {step}: the loss is {mean:g} and the gradient norm {norm:g}, so training was stopped; "
+            f"last good checkpoint: {last or 'none yet'}. A lower learning rate or tighter clipping may help"
+        )
+
+    # Odds and ends --------------------------------------------------------------------------------
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            **self.task.identity,
+            "seed": self.options.seed,
+            "clip": self.options.clip,
+            "device": self.device.type,
+            "steps_per_epoch": self.task.steps_per_epoch,
+        }
+
+    def _best_step(self) -> int | None:
+        return int(self.best["step"]) if self.best else None
+
+    def _better(self, value: float, best: float) -> bool:
+        return math.isnan(best) or (value < best if self.task.goal == "min" else value > best)
+
+    def _status(self) -> Status:
+        took = time.monotonic() - self.session_start
+        done = self.step - self.session_step
+        return Status(
+            step=self.step,
+            steps=self.total_steps,
+            epoch=self.step / self.task.steps_per_epoch,
+            epochs=self.options.epochs,
+            metrics={f"train_{name}": value for name, value in self.task.summary(self.recent).items()},
+            items=self.task.items,
+            items_per_second=self.items / max(self.clock.total(), 1e-9),
+            seconds_left=took / done * (self.total_steps - self.step) if done else math.nan,
+        )
+
+
+def _expect_same(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    now = json.loads(json.dumps(now))
+    differing = sorted(key for key in {*saved, *now} if saved.get(key) != now.get(key))
+    if differing:
+        what = ", ".join(f"{key}: {saved.get(key)!r} there, {now.get(key)!r} now" for key in differing)
+        raise CheckpointError(f"{path}: of another run ({what}); nothing was changed")

@@ -1,0 +1,70 @@
+"""How a run is asked for, and what comes of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """How long, how, and where to run.
+
+    Attributes:
+        out: the run's folder, new or empty; with `resume` one that holds a run.
+        epochs: passes over the training data. A finished run resumed with more epochs goes on.
+        seed: of the generators that the model draws from during training (dropout masks).
+        clip: largest 2-norm of all gradients together; None for no limit.
+        evaluations: validations per epoch, evenly spaced, the last at its end.
+        checkpoint_seconds: time between checkpoints, beside those at the end of epochs.
+        resume: go on with the run in `out`, or begin if it never got to a checkpoint.
+        tensorboard, plot: write events; draw the metric's curve as PNG.
+        description: JSON kept in `out/run.json`.
+        resume_hint: what to tell the user to type after an interruption.
+    """
+
+    out: Path
+    epochs: int
+    seed: int = 0
+    clip: float | None = None
+    evaluations: int = 1
+    checkpoint_seconds: float = 60.0
+    resume: bool = False
+    tensorboard: bool = True
+    plot: bool = True
+    description: Mapping[str, Any] = field(default_factory=dict)
+    resume_hint: str = "run the same again with resume"
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "evaluations"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)}; at least 1 is needed")
+        for name in ("clip", "checkpoint_seconds"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise ValueError(f"{name}: {value}; 0 or more is needed")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a run.
+
+    Attributes:
+        rows: the learning curve, see `curves`: step, epoch, train_seconds, items, rate, metrics.
+        best: step, epoch and metrics of the best weights.
+        test: metrics of the best weights on the test split.
+        train_seconds: time spent training, evaluations and checkpoints excluded.
+        phase_seconds: its parts: data, forward, backward, optimiser.
+        phase_ms: medians per step of this process's steps, the whole `step` included; empty if it made none.
+        items_per_second: throughput over `train_seconds`.
+    """
+
+    rows: Sequence[Mapping[str, float]]
+    best: Mapping[str, float]
+    test: Mapping[str, float]
+    steps: int
+    train_seconds: float
+    phase_seconds: Mapping[str, float]
+    phase_ms: Mapping[str, float]
+    items_per_second: float
+    folder: str

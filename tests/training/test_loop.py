@@ -1,0 +1,214 @@
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from toy_run import ToyTask
+
+from strop.training import (
+    CheckpointError,
+    EpochDecay,
+    InterruptedRunError,
+    LoopOptions,
+    NonFiniteError,
+    RunError,
+    RunFolderError,
+    read_curve,
+    train,
+)
+from strop.training.checkpoint import CheckpointStore
+from strop.training.gradients import clip_gradients
+
+
+def options(out: Path, **changes) -> LoopOptions:
+    return LoopOptions(out, **{"epochs": 3, "tensorboard": False, "plot": False, **changes})
+
+
+def last_weights(out: Path) -> dict[str, torch.Tensor]:
+    store = CheckpointStore(out / "checkpoints")
+    return dict(store.load(store.latest()).weights)
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_run_learns_and_leaves_its_record(tmp_path):
+    task = ToyTask(dropout=0.0)
+    result = train(task, options(tmp_path / "run", evaluations=3, clip=1.0, description={"a": 1}))
+    rows = read_curve(tmp_path / "run" / "curve.csv")
+    assert [row["step"] for row in rows] == [4, 8, 12, 16, 20, 24, 28, 32, 36]
+    assert rows == list(result.rows)
+    assert rows[-1]["valid_loss"] < rows[0]["valid_loss"]
+    assert rows[-1]["words"] == 36 * 20
+    seconds = [row["train_seconds"] for row in rows]
+    assert seconds == sorted(seconds)
+    assert result.train_seconds == seconds[-1] == pytest.approx(sum(result.phase_seconds.values()))
+    assert result.best["valid_loss"] == min(row["valid_loss"] for row in rows) == result.test["loss"]
+    assert set(result.phase_ms) == {"data", "forward", "backward", "optimiser", "step"}
+    assert json.loads((tmp_path / "run" / "run.json").read_text()) == {"a": 1}
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["test"] == result.test
+    assert rows[-1]["rate"] == pytest.approx(0.01 / 1.5)
+
+
+def test_evaluations_and_checkpoints_do_not_change_the_weights(tmp_path):
+    train(ToyTask(), options(tmp_path / "plain", epochs=1))
+    train(ToyTask(), options(tmp_path / "often", epochs=1, evaluations=12, checkpoint_seconds=0))
+    assert_same(last_weights(tmp_path / "plain"), last_weights(tmp_path / "often"))
+
+
+def test_another_seed_draws_other_masks(tmp_path):
+    train(ToyTask(), options(tmp_path / "a", epochs=1))
+    train(ToyTask(), options(tmp_path / "b", epochs=1, seed=1))
+    a, b = last_weights(tmp_path / "a"), last_weights(tmp_path / "b")
+    assert not torch.equal(a["output.bias"], b["output.bias"])
+
+
+def test_a_finished_run_goes_on_with_more_epochs(tmp_path):
+    train(ToyTask(), options(tmp_path / "once", epochs=3))
+    train(ToyTask(), options(tmp_path / "twice", epochs=2))
+    again = train(ToyTask(), options(tmp_path / "twice", epochs=2, resume=True))
+    assert again.steps == 24
+    result = train(ToyTask(), options(tmp_path / "twice", epochs=3, resume=True))
+    assert_same(last_weights(tmp_path / "once"), last_weights(tmp_path / "twice"))
+    assert [row["step"] for row in result.rows] == [12, 24, 36]
+    with pytest.raises(RunError, match="step 36 already"):
+        train(ToyTask(), options(tmp_path / "twice", epochs=1, resume=True))
+
+
+def test_resuming_a_run_that_never_got_to_a_checkpoint_begins_it(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{}")
+    (tmp_path / "run" / "curve.csv").write_text("step,valid_l")
+    result = train(ToyTask(), options(tmp_path / "run", epochs=1, resume=True))
+    assert result.steps == 12
+    assert len(read_curve(tmp_path / "run" / "curve.csv")) == 1
+
+
+def test_an_interruption_saves_and_the_run_goes_on_to_the_same_weights(tmp_path):
+    train(ToyTask(), options(tmp_path / "whole"))
+    with pytest.raises(InterruptedRunError, match=r"stopped at step 17 of 36.*to go on: type this") as caught:
+        train(ToyTask(signal_at=16), options(tmp_path / "run", resume_hint="type this"))
+    assert caught.value.signal == 2
+    train(ToyTask(), options(tmp_path / "run", resume=True))
+    assert_same(last_weights(tmp_path / "whole"), last_weights(tmp_path / "run"))
+
+
+def test_an_interrupted_evaluation_is_made_again(tmp_path):
+    class Impatient(ToyTask):
+        def evaluate(self, split):
+            if self.evaluations == 1:
+                import signal
+
+                signal.raise_signal(signal.SIGINT)
+            return super().evaluate(split)
+
+    whole = train(ToyTask(), options(tmp_path / "whole"))
+    with pytest.raises(InterruptedRunError, match="step 24"):
+        train(Impatient(), options(tmp_path / "run"))
+    resumed = train(ToyTask(), options(tmp_path / "run", resume=True))
+    assert_same(last_weights(tmp_path / "whole"), last_weights(tmp_path / "run"))
+    for name in ("step", "valid_loss", "train_loss"):
+        assert [row[name] for row in whole.rows] == [row[name] for row in resumed.rows]
+
+
+def test_a_loss_that_is_no_number_stops_the_run_before_it_spoils_the_weights(tmp_path):
+    with pytest.raises(NonFiniteError, match=r"step 20: the loss is nan and the gradient norm .*-step-12"):
+        train(ToyTask(spoil_at=20), options(tmp_path / "run"))
+    train(ToyTask(), options(tmp_path / "run", resume=True))
+    train(ToyTask(), options(tmp_path / "whole"))
+    assert_same(last_weights(tmp_path / "whole"), last_weights(tmp_path / "run"))
+
+
+def test_the_best_weights_are_kept_and_tested(tmp_path):
+    class Worsening(ToyTask):
+        def evaluate(self, split):
+            super().evaluate(split)
+            self.tested = {name: value.clone() for name, value in self.model.state_dict().items()}
+            return {"loss": float(abs(self.evaluations - 2))}
+
+    task = Worsening()
+    result = train(task, options(tmp_path / "run"))
+    assert result.best["step"] == 24
+    store = CheckpointStore(tmp_path / "run" / "checkpoints")
+    assert_same(task.tested, store.load_best(24))
+    assert {entry.name for entry in store.folder.iterdir()} == {"best-step-24", store.latest().name}
+
+
+def test_a_higher_metric_may_be_the_better_one(tmp_path):
+    class Score(ToyTask):
+        goal = "max"
+
+        def evaluate(self, split):
+            super().evaluate(split)
+            return {"loss": [math.nan, 2.0, 1.0, 0.0][self.evaluations - 1]}
+
+    assert train(Score(), options(tmp_path / "run")).best["step"] == 24
+
+
+def test_another_run_is_not_resumed(tmp_path):
+    train(ToyTask(), options(tmp_path / "run", epochs=1))
+    before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "run" / "checkpoints").rglob("*"))
+    with pytest.raises(
+        CheckpointError, match=r"another run \(rate: 0.01 there, 0.5 now, seed: 0 there, 3 now"
+    ):
+        train(ToyTask(rate=0.5), options(tmp_path / "run", resume=True, seed=3))
+    after = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "run" / "checkpoints").rglob("*"))
+    assert before == after
+
+
+def test_folders_that_cannot_be_used_are_refused(tmp_path):
+    train(ToyTask(), options(tmp_path / "run", epochs=1))
+    with pytest.raises(RunFolderError, match=r"run: not empty; .*--resume"):
+        train(ToyTask(), options(tmp_path / "run"))
+    with pytest.raises(RunFolderError, match="no run to resume"):
+        train(ToyTask(), options(tmp_path / "none", resume=True))
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RunFolderError, match="a file; name a folder"):
+        train(ToyTask(), options(tmp_path / "file"))
+    with pytest.raises(RunFolderError, match="cannot be written"):
+        train(ToyTask(), options(tmp_path / "file" / "run"))
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "thesis.tex").write_text("x")
+    with pytest.raises(RunFolderError, match="not a run's folder"):
+        train(ToyTask(), options(tmp_path / "foreign", resume=True))
+    assert [entry.name for entry in (tmp_path / "foreign").iterdir()] == ["thesis.tex"]
+
+
+def test_a_folder_in_use_is_refused(tmp_path):
+    class Nosy(ToyTask):
+        def evaluate(self, split):
+            with pytest.raises(RunFolderError, match="another process"):
+                train(ToyTask(), options(tmp_path / "run", resume=True))
+            return super().evaluate(split)
+
+    train(Nosy(), options(tmp_path / "run", epochs=1))
+
+
+@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"evaluations": 0}, {"clip": -1.0}, {"clip": math.nan}])
+def test_options_are_checked(tmp_path, wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        options(tmp_path, **wrong)
+
+
+def test_clipping_matches_torch():
+    for limit in (0.1, 1e3):
+        ours, theirs = nn.Linear(5, 3), nn.Linear(5, 3)
+        theirs.load_state_dict(ours.state_dict())
+        x = torch.randn(4, 5)
+        for layer in (ours, theirs):
+            layer(x).square().sum().backward()
+        norm = clip_gradients(list(ours.parameters()), limit)
+        expected = nn.utils.clip_grad_norm_(theirs.parameters(), limit)
+        torch.testing.assert_close(norm, expected)
+        torch.testing.assert_close(ours.weight.grad, theirs.weight.grad)
+
+
+def test_the_rate_decays_as_in_the_original_program():
+    rate = EpochDecay(1.2, 6)
+    assert [rate(epoch, 0) for epoch in (0, 6)] == [1.0, 1.0]
+    assert rate(7, 0) == pytest.approx(1 / 1.2)
+    assert rate(9, 0) == pytest.approx(1 / 1.2**3)
