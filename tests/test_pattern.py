@@ -281,6 +281,18 @@ def test_unknown_name_is_refused():
         Pattern.named("blocks", 0.5)
 
 
-def test_a_mask_is_shared_or_per_row():
-    with pytest.raises(ValueError, match="either index or keep"):
-        Mask(1, 1, 1, 1.0, None, None, None)
+@pytest.mark.parametrize(
+    ("index", "count", "keep", "message"),
+    [
+        (None, None, None, "either index or keep"),
+        (torch.zeros(2, 1), None, torch.zeros(2, 3, 4), "either index or keep"),
+        (torch.zeros(3, 1), None, None, r"index must be \[2, width\], got \[3, 1\]"),
+        (torch.zeros(2), None, None, r"index must be \[2, width\], got \[2\]"),
+        (torch.zeros(2, 1), torch.zeros(3), None, r"count must be \[2\], got \[3\]"),
+        (None, None, torch.zeros(2, 1, 4), r"keep must be \[2 or 1, 3, 4\], got \[2, 1, 4\]"),
+    ],
+    ids=str,
+)
+def test_masks_that_contradict_themselves_are_refused(index, count, keep, message):
+    with pytest.raises(ValueError, match=message):
+        Mask(2, 3, 4, 1.0, index, count, keep)

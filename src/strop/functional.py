@@ -38,6 +38,7 @@ def _once(name: str, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, .
 
 
 def _without_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    """Suspends autocast; ``as`` gives None if there is none."""
     device = x.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         return torch.autocast(device, enabled=False)

@@ -129,13 +129,14 @@ class Pattern:
         Randomness comes from ``generator``, or else from torch's global one (``torch.manual_seed``).
 
         Raises:
-            ValueError: a size is below 1, or ``block`` does not divide ``units``.
+            ValueError: a size is below 1, or ``block`` does not divide ``units`` that are dropped.
         """
         _check_size("steps", steps)
+        _check_size("units", units)
         _check_size("batch", batch)
-        blocks = self.blocks(units)
         if self.p == 0:
             return None
+        blocks = self.blocks(units)
         if device is None and generator is not None:
             device = generator.device
         draws = 1 if self.time_extent is None else steps
@@ -223,6 +224,17 @@ class Mask:
     def __post_init__(self) -> None:
         if (self.index is None) == (self.keep is None):
             raise ValueError("a mask needs either index or keep, got both or neither")
+        if self.index is not None and (self.index.dim() != 2 or self.index.shape[0] != self.steps):
+            raise ValueError(f"index must be [{self.steps}, width], got {list(self.index.shape)}")
+        if self.count is not None and self.count.shape != (self.steps,):
+            raise ValueError(f"count must be [{self.steps}], got {list(self.count.shape)}")
+        if self.keep is not None and self.keep.shape not in (
+            (self.steps, self.batch, self.units),
+            (1, self.batch, self.units),
+        ):
+            raise ValueError(
+                f"keep must be [{self.steps} or 1, {self.batch}, {self.units}], got {list(self.keep.shape)}"
+            )
 
     @property
     def device(self) -> torch.device:

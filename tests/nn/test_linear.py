@@ -1,0 +1,119 @@
+"""strop.Linear: torch's contract and the mask on its input."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import oracle
+import strop
+from strop.pattern import CASES
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("name", CASES)
+def test_equals_the_oracle(backend, name, bias):
+    fc = strop.Linear(17, 33, bias, dropout=0.5, pattern=name)
+    x, upstream = torch.randn(4, 21, 17), torch.randn(4, 21, 33)
+    mask = fc.draw(4, 21)
+
+    def compute(dtype, independent=True):
+        module, leaf = copy.deepcopy(fc).to(dtype), x.to(dtype).requires_grad_()
+        y = oracle.linear(leaf, module.weight, module.bias, mask) if independent else module(leaf, mask)
+        sources = {"x": leaf} | dict(module.named_parameters())
+        grads = torch.autograd.grad(y, list(sources.values()), upstream.to(dtype))
+        return {"y": y.detach()} | dict(zip(sources, grads, strict=True))
+
+    oracle.check(backend, compute(backend.dtype, False), compute)
+
+
+def test_parameters_are_torchs_bit_for_bit():
+    torch.manual_seed(4)
+    ours = strop.Linear(5, 7, dropout=0.5)
+    torch.manual_seed(4)
+    theirs = nn.Linear(5, 7)
+    assert torch.equal(ours.weight, theirs.weight)
+    assert torch.equal(ours.bias, theirs.bias)
+    theirs.load_state_dict(ours.state_dict())
+    ours.load_state_dict(theirs.state_dict())
+    assert isinstance(ours, nn.Linear)
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 5), (2, 3, 5), (2, 2, 3, 5), (0, 5), (2, 0, 5)], ids=str)
+def test_equals_torch_when_nothing_is_dropped(shape):
+    fc, x = strop.Linear(5, 7, dropout=0.5).eval(), torch.randn(shape)
+    expected = nn.functional.linear(x, fc.weight, fc.bias)
+    torch.testing.assert_close(fc(x), expected)
+    torch.testing.assert_close(strop.Linear(5, 7)(x).shape, expected.shape)
+
+
+def test_training_draws_and_evaluation_uses_given_masks():
+    fc, x = strop.Linear(16, 7, dropout=0.5), torch.randn(4, 3, 16)
+    torch.manual_seed(3)
+    mask = fc.draw(4, 3)
+    torch.manual_seed(3)
+    y = fc(x)
+    assert torch.equal(y, fc(x, mask))
+    assert not torch.equal(y, fc(x))
+    state = torch.get_rng_state()
+    assert torch.equal(fc.eval()(x, mask), y)
+    assert not torch.equal(fc(x), y)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert strop.Linear(16, 7).draw(4, 3) is None
+
+
+def test_two_dimensions_are_one_step():
+    fc, x = strop.Linear(16, 7, dropout=0.5), torch.randn(3, 16)
+    mask = fc.draw(1, 3)
+    y = fc(x, mask)
+    assert y.shape == (3, 7)
+    assert torch.equal(y, fc(x.unsqueeze(0), mask)[0])
+
+
+def test_blocks():
+    mask = strop.Linear(8, 7, dropout=0.5, block=4).draw(3, 2)
+    assert mask.index.tolist()[0] in ([0, 1, 2, 3], [4, 5, 6, 7])
+    strop.Linear(7, 3, block=4)  # nothing is dropped
+
+
+def test_an_empty_input_stays_empty():
+    fc = strop.Linear(5, 7, dropout=0.5)
+    assert fc(torch.zeros(2, 0, 5)).shape == (2, 0, 7)
+
+
+def test_repr_says_what_is_dropped():
+    expected = "Linear(in_features=4, out_features=2, bias=True, dropout=0.5, pattern=structured, block=2)"
+    assert repr(strop.Linear(4, 2, dropout=0.5, block=2)) == expected
+    assert repr(strop.Linear(4, 2)) == repr(nn.Linear(4, 2))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"dropout": 1}, ValueError, r"dropout must be in \[0, 1\), got 1"),
+        ({"dropout": float("nan")}, ValueError, r"dropout must be in \[0, 1\), got nan"),
+        ({"dropout": 0.5, "block": 3}, ValueError, "block must divide in_features .* block=3, in_features=4"),
+        ({"pattern": "none"}, ValueError, "pattern must be one of"),
+    ],
+    ids=str,
+)
+def test_bad_arguments_are_refused(arguments, error, message):
+    with pytest.raises(error, match=message):
+        strop.Linear(4, 2, **arguments)
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 2, 2, 4)], ids=str)
+def test_inputs_of_other_ranks_are_refused(shape):
+    with pytest.raises(ValueError, match=r"input must be \[time, batch, 4\] or \[batch, 4\]"):
+        strop.Linear(4, 2, dropout=0.5)(torch.zeros(shape))
+
+
+def test_inputs_and_masks_of_other_sizes_are_refused():
+    fc = strop.Linear(4, 2, dropout=0.5)
+    with pytest.raises(ValueError, match=r"input must have 4 units \(in_features\), got \[3, 2, 5\]"):
+        fc(torch.zeros(3, 2, 5))
+    with pytest.raises(ValueError, match=r"mask must be drawn for \[steps, units\] = \[3, 4\]"):
+        fc(torch.zeros(3, 2, 4), fc.draw(2, 2))
