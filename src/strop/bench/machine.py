@@ -11,10 +11,11 @@ from time import perf_counter
 
 import torch
 
-from strop.ops import dispatch, native, recurrence
+from strop.ops import dispatch, native
 
 _FMA_ITERATIONS = 5_000_000
 _MM_SIZE = 1024
+_BUSY = 0.5
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,23 @@ def provenance(device: torch.device) -> Provenance:
 
 
 def backend(device: torch.device) -> str:
-    """The backend that runs fp32 on `device`."""
-    module = dispatch.recurrence(torch.empty(0, device=device)).__name__
-    return "reference" if module == recurrence.__name__ else module.rpartition(".")[2]
+    """The backend that runs fp32 on `device`, and its instruction set."""
+    chosen = dispatch.recurrence(torch.empty(0, device=device))
+    return f"native {native.isa()}" if chosen is native else "reference"
+
+
+def load() -> float:
+    """Programs that wanted to run over the last minute, on average; 0 where that is unknown."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+
+
+def load_note(before: float) -> list[str]:
+    """A warning, if the machine had other work before a measurement."""
+    if before < _BUSY:
+        return []
+    return [
+        f"Load average {before:.1f} before the run: other work may share this machine, repeat it when idle."
+    ]
 
 
 def device(name: str) -> torch.device:

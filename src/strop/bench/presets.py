@@ -30,6 +30,11 @@ class Preset:
     nr: float
     rh: float
 
+    @property
+    def sizes(self) -> list[int]:
+        """Units of the input and of every layer."""
+        return [self.stack[0].input, *(layers.hidden for layers in self.stack for _ in range(layers.count))]
+
     def dropout(self, impl: Impl) -> tuple[float, float]:
         """The NR and RH dropout whose products `impl` runs on kept columns only."""
         return (self.nr if impl.startswith("nr") else 0.0, self.rh if impl == "nr-rh-st" else 0.0)
@@ -101,3 +106,4 @@ TRAIN_PRESETS = {
         TrainPreset("small", _SMALL, 5_000, clip=5.0, init=0.1),
     )
 }
+TrainPresetName = Literal["zaremba-medium", "zaremba-large", "small"]

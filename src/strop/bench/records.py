@@ -135,6 +135,11 @@ def _short(value: object) -> object:
     return f"{value:.5g}" if isinstance(value, float) else value
 
 
+def cell(value: float | None, form: str, unit: str = "") -> str:
+    """A cell of a table for people."""
+    return "-" if value is None else format(value, form) + unit
+
+
 def show(
     title: str, header: Sequence[str], groups: Iterable[Sequence[Sequence[str]]], notes: Sequence[str]
 ) -> None:

@@ -1,0 +1,167 @@
+"""`strop bench train`: whole training steps of a language model, against the same model on torch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from strop.bench import command, machine, records
+from strop.bench.check import STEPS, discrepancies
+from strop.bench.command import CommonOptions, Timing
+from strop.bench.machine import Provenance
+from strop.bench.measure import Case, Percentiles, Sample, interleave, now
+from strop.bench.model import LanguageModel
+from strop.bench.presets import IMPLS, TRAIN_PRESETS, Impl, TrainPreset, TrainPresetName
+from strop.bench.records import Work
+
+_WINDOWS = 8  # of text, used in turn
+
+
+@dataclass(frozen=True)
+class Options(CommonOptions):
+    """Time whole training steps of a language model, embedding to optimiser, against torch."""
+
+    preset: TrainPresetName = "zaremba-medium"
+    """Whose sizes and dropout."""
+
+    seconds: float = 60.0
+    """How long to measure, roughly; at least 5 rounds are run."""
+
+
+def run(options: Options) -> int:
+    preset = TRAIN_PRESETS[options.preset]
+    return command.run(
+        options,
+        lambda device: check(preset, device),
+        lambda device: measure(preset, device, options.seconds),
+        lambda timing, where, notes: show(preset, timing, where, notes),
+    )
+
+
+def check(preset: TrainPreset, device: torch.device) -> list[str]:
+    """What strop computes wrongly at the preset's sizes."""
+    short = replace(preset, layers=replace(preset.layers, steps=min(preset.layers.steps, STEPS)))
+    torch.manual_seed(0)
+    x, y = _windows(short, device)[0]
+
+    def loss(model: nn.Module) -> tuple[Tensor, Tensor]:
+        logits, _ = model(x)
+        return nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten()), logits
+
+    faults = []
+    for impl in IMPLS:
+        if impl != "torch":
+            faults += discrepancies(impl, LanguageModel(short, impl).to(device), loss)
+    return faults
+
+
+def measure(preset: TrainPreset, device: torch.device, seconds: float) -> Timing:
+    torch.manual_seed(0)
+    text = _windows(preset, device)
+    optimisers: dict[str, str] = {}
+    cases: dict[str, Case] = {impl: _case(preset, impl, text, device, optimisers) for impl in IMPLS}
+    cases["peak"] = lambda _: {"gflops": machine.peak_gflops(device)}
+    samples = interleave(cases, seconds)
+    peak = Percentiles.of(samples.pop("peak")["gflops"]).p50
+    work = {}
+    for impl in IMPLS:
+        ideal = None if impl == "torch" else preset.operations("dense") / preset.operations(impl)
+        work[impl, "overall"] = Work(preset.operations(impl), ideal)
+    made = records.summarise("train", preset.name, device.type, samples, work, peak)
+    chosen = ", ".join(f"{impl} {kind}" for impl, kind in optimisers.items())
+    return Timing(made, len(samples["torch"]["overall"]), peak, (f"torch's SGD: {chosen}.",))
+
+
+def _windows(preset: TrainPreset, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+    """Words and the next words [steps, batch], each as frequent as its rank says (Zipf)."""
+    steps = preset.layers.steps
+    frequencies = 1 / torch.arange(1, preset.words + 1)
+    count = (_WINDOWS * steps + 1) * preset.layers.batch
+    ids = torch.multinomial(frequencies, count, replacement=True).view(-1, preset.layers.batch).to(device)
+    starts = range(0, _WINDOWS * steps, steps)
+    return [(ids[i : i + steps], ids[i + 1 : i + 1 + steps]) for i in starts]
+
+
+def _case(
+    preset: TrainPreset,
+    impl: Impl,
+    text: list[tuple[Tensor, Tensor]],
+    device: torch.device,
+    optimisers: dict[str, str],
+) -> Callable[[int], Sample]:
+    """One training step as Zaremba et al. take it: truncated BPTT, SGD with a clipped gradient."""
+    torch.manual_seed(0)  # the same initial weights on all sides
+    model = LanguageModel(preset, impl).to(device)
+    parameters = list(model.parameters())
+    optimisers[impl], optimiser = _fastest_sgd(parameters, device)
+    criterion = nn.CrossEntropyLoss()
+    state: tuple[Tensor, Tensor] | None = None
+
+    def once(repetition: int) -> Sample:
+        nonlocal state
+        x, y = text[repetition % len(text)]
+        start = now(device)
+        logits, (h, c) = model(x, state)
+        state = h.detach(), c.detach()
+        loss = criterion(logits.flatten(0, 1), y.flatten())
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, preset.clip)
+        optimiser.step()
+        return {"overall": now(device) - start}
+
+    return once
+
+
+def _fastest_sgd(parameters: list[nn.Parameter], device: torch.device) -> tuple[str, torch.optim.Optimizer]:
+    """torch's foreach or its fused SGD, whichever steps faster over these parameters here."""
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    seconds = {}
+    for kind in ("foreach", "fused"):
+        optimiser = torch.optim.SGD(parameters, lr=1.0, **{kind: True})
+        times = []
+        for _ in range(4):
+            start = now(device)
+            optimiser.step()
+            times.append(now(device) - start)
+        seconds[kind] = min(times)
+    best = min(seconds, key=seconds.__getitem__)
+    return best, torch.optim.SGD(parameters, lr=1.0, **{best: True})
+
+
+def show(preset: TrainPreset, timing: Timing, where: Provenance, notes: list[str]) -> None:
+    header = [
+        "",
+        "p20 ms",
+        "p50 ms",
+        "p80 ms",
+        "tokens/s",
+        "vs torch",
+        "vs dense",
+        "ideal",
+        "GFLOP/s",
+        "of peak",
+    ]
+    layers = preset.layers
+    rows = []
+    for record in timing.records:
+        if record.ms_p50 is not None:
+            rows.append(
+                [
+                    record.impl,
+                    *(records.cell(ms, ".1f") for ms in (record.ms_p20, record.ms_p50, record.ms_p80)),
+                    f"{layers.batch * layers.steps / record.ms_p50 * 1e3:,.0f}",
+                    records.cell(record.speedup_vs_torch, ".2f", "x"),
+                    records.cell(record.speedup_vs_dense, ".2f", "x"),
+                    records.cell(record.ideal, ".2f", "x"),
+                    records.cell(record.gflops, ".0f"),
+                    records.cell(record.peak_fraction, ".0%"),
+                ]
+            )
+    shape = (
+        f"Embedding of {preset.words:,} words, LSTM stack {' → '.join(map(str, layers.sizes))}, softmax; "
+        f"batch {layers.batch}, {layers.steps} steps, dropout {layers.nr} (NR) and {layers.rh} (RH)."
+    )
+    records.show(f"strop bench train: {preset.name} on {where.cpu}", header, [rows], [shape, *notes])
