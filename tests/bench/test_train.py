@@ -8,14 +8,10 @@ import torch
 
 from strop import functional
 from strop.bench import train
-from strop.bench.presets import IMPLS, TRAIN_PRESETS, Layers, TrainPreset
+from strop.bench.presets import IMPLS, TRAIN_PRESETS, TrainPreset
 from strop.ops import dispatch
 
-TINY = replace(
-    TRAIN_PRESETS["small"],
-    layers=replace(TRAIN_PRESETS["small"].layers, stack=(Layers(8, 8, 2),), batch=3, steps=5),
-    words=12,
-)
+TINY = TrainPreset("small", replace(TRAIN_PRESETS["small"].model, units=8, batch=3, steps=5), words=12)
 
 
 @pytest.fixture

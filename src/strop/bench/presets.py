@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from strop.pattern import Pattern
+from strop.tasks.language import presets as language
 
 Impl = Literal["torch", "dense", "nr-st", "nr-rh-st"]
 IMPLS: tuple[Impl, ...] = ("torch", "dense", "nr-st", "nr-rh-st")
@@ -81,29 +82,30 @@ LayerPreset = Literal["zaremba-medium", "zaremba-large", "awd-lstm", "nmt-luong"
 
 @dataclass(frozen=True)
 class TrainPreset:
-    """A language model: embedding, the LSTM stack, softmax over `words`; gradients clipped to norm `clip`."""
+    """A language model with a vocabulary of `words`, and how it is trained."""
 
     name: str
-    layers: Preset
+    model: language.Preset
     words: int
-    clip: float
-    init: float
+
+    @property
+    def layers(self) -> Preset:
+        """Its LSTM stack."""
+        model = self.model
+        stack = (Layers(model.units, model.units, model.layers),)
+        return Preset(self.name, stack, model.batch, model.steps, nr=model.p, rh=model.p)
 
     def operations(self, impl: Impl) -> int:
         """Floating-point operations of a step's matrix products."""
+        model = self.model
         nr, _ = self.layers.dropout(impl)
-        tokens = self.layers.batch * self.layers.steps
-        projection = 2 * tokens * self.words * _kept(nr, self.layers.stack[-1].hidden)
+        projection = 2 * model.batch * model.steps * self.words * _kept(nr, model.units)
         return len(PHASES) * (self.layers.operations(impl) + projection)
 
 
-_SMALL = Preset("small", (Layers(256, 256, 2),), batch=20, steps=35, nr=0.5, rh=0.5)
-TRAIN_PRESETS = {
-    preset.name: preset
-    for preset in (
-        TrainPreset("zaremba-medium", LAYER_PRESETS["zaremba-medium"], 10_000, clip=5.0, init=0.05),
-        TrainPreset("zaremba-large", LAYER_PRESETS["zaremba-large"], 10_000, clip=10.0, init=0.04),
-        TrainPreset("small", _SMALL, 5_000, clip=5.0, init=0.1),
-    )
+_WORDS: dict[language.PresetName, int] = {
+    "small": 5_000,  # about those of the embedded text
+    "zaremba-medium": 10_000,  # Penn Treebank's
+    "zaremba-large": 10_000,
 }
-TrainPresetName = Literal["zaremba-medium", "zaremba-large", "small"]
+TRAIN_PRESETS = {name: TrainPreset(name, language.PRESETS[name], words) for name, words in _WORDS.items()}

@@ -166,10 +166,11 @@ def show(
 def _show_rich(
     title: str, header: Sequence[str], groups: Iterable[Sequence[Sequence[str]]], notes: Sequence[str]
 ) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for i, name in enumerate(header):
         table.add_column(name, justify="left" if i < 2 else "right", no_wrap=True)
     for group in groups:

@@ -136,9 +136,9 @@ def _train(rows: Sequence[Row]) -> str:
 
 def _train_cells(phases: dict[str, Row]) -> list[str]:
     overall = phases["overall"]
-    preset = TRAIN_PRESETS.get(overall["preset"])
+    preset = {**TRAIN_PRESETS}.get(overall["preset"])
     tokens = (
-        f"{preset.layers.batch * preset.layers.steps / float(overall['ms_p50']) * 1e3:,.0f}" if preset else ""
+        f"{preset.model.batch * preset.model.steps / float(overall['ms_p50']) * 1e3:,.0f}" if preset else ""
     )
     return [_milliseconds(overall), tokens, _times(overall["speedup_vs_torch"])]
 

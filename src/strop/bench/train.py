@@ -11,18 +11,25 @@ from strop.bench.check import STEPS, discrepancies
 from strop.bench.command import CommonOptions, Timing
 from strop.bench.machine import Provenance
 from strop.bench.measure import Case, Percentiles, Sample, interleave, now
-from strop.bench.model import LanguageModel
-from strop.bench.presets import IMPLS, TRAIN_PRESETS, Impl, TrainPreset, TrainPresetName
+from strop.bench.presets import IMPLS, TRAIN_PRESETS, Impl, TrainPreset
 from strop.bench.records import Work
+from strop.tasks.language.model import LanguageModel
+from strop.tasks.language.presets import Dropout, PresetName
 
 _WINDOWS = 8  # of text, used in turn
+_DROPOUTS: dict[Impl, Dropout] = {
+    "torch": "nr-random",
+    "dense": "nr-st",
+    "nr-st": "nr-st",
+    "nr-rh-st": "nr-rh-st",
+}
 
 
 @dataclass(frozen=True)
 class Options(CommonOptions):
     """Time whole training steps of a language model, embedding to optimiser, against torch."""
 
-    preset: TrainPresetName = "zaremba-medium"
+    preset: PresetName = "zaremba-medium"
     """Whose sizes and dropout."""
 
     seconds: float = 60.0
@@ -41,18 +48,19 @@ def run(options: Options) -> int:
 
 def check(preset: TrainPreset, device: torch.device) -> list[str]:
     """What strop computes wrongly at the preset's sizes."""
-    short = replace(preset, layers=replace(preset.layers, steps=min(preset.layers.steps, STEPS)))
+    short = replace(preset, model=replace(preset.model, steps=min(preset.model.steps, STEPS)))
     torch.manual_seed(0)
     x, y = _windows(short, device)[0]
 
     def loss(model: nn.Module) -> tuple[Tensor, Tensor]:
-        logits, _ = model(x)
+        assert isinstance(model, LanguageModel)
+        logits, _ = model(x, model.first_state(x.shape[1]))
         return nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten()), logits
 
     faults = []
     for impl in IMPLS:
         if impl != "torch":
-            faults += discrepancies(impl, LanguageModel(short, impl).to(device), loss)
+            faults += discrepancies(impl, _model(short, impl).to(device), loss)
     return faults
 
 
@@ -73,12 +81,21 @@ def measure(preset: TrainPreset, device: torch.device, seconds: float) -> Timing
     return Timing(made, len(samples["torch"]["overall"]), peak, (f"torch's SGD: {chosen}.",))
 
 
+def _model(preset: TrainPreset, impl: Impl) -> LanguageModel:
+    """The model that users train, with the same initial weights whatever `impl` is."""
+    own = preset.model
+    p = 0.0 if impl == "dense" else own.p
+    model = LanguageModel(preset.words, own.units, own.layers, p, _DROPOUTS[impl])
+    model.initialise(own.init, seed=0)
+    return model
+
+
 def _windows(preset: TrainPreset, device: torch.device) -> list[tuple[Tensor, Tensor]]:
     """Words and the next words [steps, batch], each as frequent as its rank says (Zipf)."""
-    steps = preset.layers.steps
+    steps, batch = preset.model.steps, preset.model.batch
     frequencies = 1 / torch.arange(1, preset.words + 1)
-    count = (_WINDOWS * steps + 1) * preset.layers.batch
-    ids = torch.multinomial(frequencies, count, replacement=True).view(-1, preset.layers.batch).to(device)
+    count = (_WINDOWS * steps + 1) * batch
+    ids = torch.multinomial(frequencies, count, replacement=True).view(-1, batch).to(device)
     starts = range(0, _WINDOWS * steps, steps)
     return [(ids[i : i + steps], ids[i + 1 : i + 1 + steps]) for i in starts]
 
@@ -90,13 +107,13 @@ def _case(
     device: torch.device,
     optimisers: dict[str, str],
 ) -> Callable[[int], Sample]:
-    """One training step as Zaremba et al. take it: truncated BPTT, SGD with a clipped gradient."""
-    torch.manual_seed(0)  # the same initial weights on all sides
-    model = LanguageModel(preset, impl).to(device)
+    """One training step as Zaremba et al. take it: truncated BPTT, SGD with a clipped gradient of the loss
+    summed over steps."""
+    model = _model(preset, impl).to(device)
     parameters = list(model.parameters())
     optimisers[impl], optimiser = _fastest_sgd(parameters, device)
     criterion = nn.CrossEntropyLoss()
-    state: tuple[Tensor, Tensor] | None = None
+    state = model.first_state(preset.model.batch)
 
     def once(repetition: int) -> Sample:
         nonlocal state
@@ -104,10 +121,10 @@ def _case(
         start = now(device)
         logits, (h, c) = model(x, state)
         state = h.detach(), c.detach()
-        loss = criterion(logits.flatten(0, 1), y.flatten())
+        loss = criterion(logits.flatten(0, 1), y.flatten()) * len(x)
         optimiser.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(parameters, preset.clip)
+        nn.utils.clip_grad_norm_(parameters, preset.model.clip)
         optimiser.step()
         return {"overall": now(device) - start}
 
