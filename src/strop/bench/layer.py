@@ -134,7 +134,7 @@ def _row(record: Record) -> list[str]:
     return [
         record.impl,
         record.phase.upper() if record.phase in PHASES else record.phase,
-        *(records.cell(ms, ".2f") for ms in (record.ms_p20, record.ms_p50, record.ms_p80)),
+        *(records.milliseconds(ms) for ms in (record.ms_p20, record.ms_p50, record.ms_p80)),
         *(
             records.cell(ratio, ".2f", "x")
             for ratio in (record.speedup_vs_torch, record.speedup_vs_dense, record.ideal)

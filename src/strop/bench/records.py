@@ -140,6 +140,11 @@ def cell(value: float | None, form: str, unit: str = "") -> str:
     return "-" if value is None else format(value, form) + unit
 
 
+def milliseconds(value: float | None) -> str:
+    """A time with about four figures."""
+    return cell(value, ".2f" if value is None or value < 100 else ".1f")
+
+
 def show(
     title: str, header: Sequence[str], groups: Iterable[Sequence[Sequence[str]]], notes: Sequence[str]
 ) -> None:
@@ -170,7 +175,7 @@ def _show_rich(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0, show_edge=False)
     for i, name in enumerate(header):
         table.add_column(name, justify="left" if i < 2 else "right", no_wrap=True)
     for group in groups:

@@ -168,7 +168,7 @@ def show(preset: TrainPreset, timing: Timing, where: Provenance, notes: list[str
             rows.append(
                 [
                     record.impl,
-                    *(records.cell(ms, ".1f") for ms in (record.ms_p20, record.ms_p50, record.ms_p80)),
+                    *(records.milliseconds(ms) for ms in (record.ms_p20, record.ms_p50, record.ms_p80)),
                     f"{layers.batch * layers.steps / record.ms_p50 * 1e3:,.0f}",
                     records.cell(record.speedup_vs_torch, ".2f", "x"),
                     records.cell(record.speedup_vs_dense, ".2f", "x"),
