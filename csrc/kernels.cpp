@@ -25,7 +25,7 @@ constexpr int kVectors = kPanel / kWidth;
 constexpr int64_t kLine = 16;    // floats in a cache line
 // FP: units summed in registers before they join the sum in memory. 64 of them are 16 KB of a panel, which stay in
 // L1 for all rows of the batch; and a sum of partial sums rounds less than one long chain.
-constexpr int64_t kSumUnits = 64;
+constexpr int64_t kSumUnits = 96;
 constexpr int64_t kDotPanels = 8;    // BP: panels between horizontal sums; 8 panels of a row of dy are 2 KB
 constexpr int64_t kDotRows = 40;     // BP: rows of dy that stay in L1 and L2 while units pass over them
 
@@ -99,16 +99,18 @@ void unpack(const float* panel, const PanelRows& rows, int64_t units, float* pla
 
 template <int rows, bool prefetch>
 STROP_INLINE void forward_tile(const float* x, int64_t x_stride, const int32_t* keep, int64_t kept,
-                               const float* panel, float* out, const float* ahead, int64_t line, int64_t lines) {
+                               const float* panel, float* out, const float* ahead, int64_t turn, int64_t every) {
   for (int column = 0; column < kVectors; column += kColumnTile) {
     Vec sum[rows][kColumnTile] = {};
     for (int64_t i = 0; i < kept; ++i) {
       const float* row = panel + keep[i] * kPanel + column * kWidth;
       const float* xi = x + i * x_stride;
       if constexpr (prefetch) {
-        if (column == 0) {
+        // Each tile of the batch fetches its share of the rows, whole rows at a time.
+        if (column == 0 && --turn < 0) {
+          turn = every - 1;
           const float* next = ahead + keep[i] * kPanel;
-          for (int64_t l = line; l < line + lines; ++l) __builtin_prefetch(next + l * kLine, 0, 2);
+          for (int64_t l = 0; l < kPanel; l += kLine) __builtin_prefetch(next + l, 0, 1);
         }
       }
       Vec w[kColumnTile];
@@ -133,23 +135,20 @@ STROP_INLINE void forward_tile(const float* x, int64_t x_stride, const int32_t* 
 
 void forward(const float* x, int64_t x_stride, const int32_t* keep, int64_t kept, const float* panel, int64_t rows,
              float* out, const float* ahead) {
-  constexpr int64_t kLines = kPanel / kLine;
   const int64_t tiles = (rows + kRowTile - 1) / kRowTile;
-  const int64_t lines = tiles >= kLines ? 1 : (kLines + tiles - 1) / tiles;
   for (int64_t i = 0; i < kept; i += kSumUnits) {
     const int64_t units = std::min(kSumUnits, kept - i);
-    int64_t line = 0;
+    int64_t turn = 0;
     balanced_tiles(rows, kRowTile, [&](int64_t b, int64_t size) {
       const float* xi = x + i * x_stride + b;
       with_constant<kRowTile>(size, [&]<int n>() {
-        if (ahead != nullptr && line < kLines) {
-          forward_tile<n, true>(xi, x_stride, keep + i, units, panel, out + b * kPanel, ahead, line,
-                                std::min(lines, kLines - line));
+        if (ahead != nullptr) {
+          forward_tile<n, true>(xi, x_stride, keep + i, units, panel, out + b * kPanel, ahead, turn, tiles);
         } else {
-          forward_tile<n, false>(xi, x_stride, keep + i, units, panel, out + b * kPanel, nullptr, 0, 0);
+          forward_tile<n, false>(xi, x_stride, keep + i, units, panel, out + b * kPanel, nullptr, 0, 1);
         }
       });
-      line += lines;
+      ++turn;
     });
   }
 }
@@ -251,7 +250,49 @@ void weight_grad(const float* x, int64_t x_stride, const int32_t* keep, int64_t 
   });
 }
 
-// Runs f on whole groups in place, and on a padded copy where fewer than 16 units are left.
+template <int units, int rows>
+STROP_INLINE void plain_dot_tile(const float* x, int64_t x_stride, const float* w, int64_t w_stride, int64_t length,
+                                 float* out, int64_t out_stride) {
+  Vec sum[rows][kDotUnitTile] = {};
+  int64_t j = 0;
+  for (; j + kWidth <= length; j += kWidth) {
+    Vec wi[units];
+#pragma GCC unroll 4
+    for (int i = 0; i < units; ++i) wi[i] = load(w + i * w_stride + j);
+#pragma GCC unroll 8
+    for (int b = 0; b < rows; ++b) {
+      const Vec d = load(x + b * x_stride + j);
+#pragma GCC unroll 4
+      for (int i = 0; i < units; ++i) sum[b][i] += d * wi[i];
+    }
+  }
+#pragma GCC unroll 8
+  for (int b = 0; b < rows; ++b) {
+    Vec4 sums = sum_lanes(sum[b][0], sum[b][1], sum[b][2], sum[b][3]);
+#pragma GCC unroll 4
+    for (int i = 0; i < units; ++i) {
+      float rest = 0.0f;
+      for (int64_t k = j; k < length; ++k) rest += x[b * x_stride + k] * w[i * w_stride + k];
+      out[b * out_stride + i] += sums[i] + rest;
+    }
+  }
+}
+
+void plain_dot(const float* x, int64_t x_stride, int64_t rows, const float* w, int64_t w_stride, int64_t count,
+               int64_t length, float* out, int64_t out_stride) {
+  for (int64_t i = 0; i < count; i += kDotUnitTile) {
+    with_constant<kDotUnitTile>(std::min<int64_t>(kDotUnitTile, count - i), [&]<int u>() {
+      balanced_tiles(rows, kDotRowTile, [&](int64_t b, int64_t size) {
+        with_constant<kDotRowTile>(size, [&]<int r>() {
+          plain_dot_tile<u, r>(x + b * x_stride, x_stride, w + i * w_stride, w_stride, length,
+                               out + b * out_stride + i, out_stride);
+        });
+      });
+    });
+  }
+}
+
+// Cells run on whole groups in place, and on padded copies where fewer than 16 units are left.
 inline void load_group(const float* p, int64_t units, float* padded) {
   std::memset(padded, 0, kGroup * sizeof(float));
   std::memcpy(padded, p, units * sizeof(float));
@@ -355,7 +396,7 @@ double fma_chain(int64_t iterations) {
 
 extern const Kernels table = {
     STROP_NAME,  pack,         unpack,        forward,     input_grad,
-    weight_grad, lstm_forward, lstm_backward, column_sums, fma_chain,
+    weight_grad, lstm_forward, lstm_backward, column_sums, plain_dot,    fma_chain,
 };
 
 }  // namespace strop::STROP_ISA

@@ -12,6 +12,7 @@
 #include "kernels.h"
 #include "linear.h"
 #include "lstm.h"
+#include "lstm_eval.h"
 
 namespace strop {
 namespace {
@@ -125,7 +126,7 @@ void linear_forward_op(const Tensor x, const Tensor weight, const Optional bias,
   const LinearSize s{size(x, "x", 0, 3), size(x, "x", 1, 3), size(x, "x", 2, 3), size(weight, "weight", 0, 2)};
   linear_forward(s, input(x, "x", {s.steps, s.batch, s.inputs}), input(weight, "weight", {s.outputs, s.inputs}),
                  input(bias, "bias", {s.outputs}), keep_lists(index, count, scale, "keep", s.steps, s.inputs, arena),
-                 output(y, "y", {s.steps, s.batch, s.outputs}), arena);
+                 output(y, "y", {s.steps, s.batch, s.outputs}));
 }
 
 void linear_input_grad_op(const Tensor dy, const Tensor weight, const Optional index, const Optional count,
@@ -135,7 +136,7 @@ void linear_input_grad_op(const Tensor dy, const Tensor weight, const Optional i
   linear_input_grad(s, input(dy, "dy", {s.steps, s.batch, s.outputs}),
                     input(weight, "weight", {s.outputs, s.inputs}),
                     keep_lists(index, count, scale, "keep", s.steps, s.inputs, arena),
-                    output(dx, "dx", {s.steps, s.batch, s.inputs}), arena);
+                    output(dx, "dx", {s.steps, s.batch, s.inputs}));
 }
 
 void linear_weight_grad_op(const Tensor x, const Tensor dy, const Optional index, const Optional count, double scale,
@@ -144,7 +145,7 @@ void linear_weight_grad_op(const Tensor x, const Tensor dy, const Optional index
   const LinearSize s{size(x, "x", 0, 3), size(x, "x", 1, 3), size(x, "x", 2, 3), size(dy, "dy", 2, 3)};
   linear_weight_grad(s, input(x, "x", {s.steps, s.batch, s.inputs}), input(dy, "dy", {s.steps, s.batch, s.outputs}),
                      keep_lists(index, count, scale, "keep", s.steps, s.inputs, arena),
-                     output(dw, "dw", {s.outputs, s.inputs}), arena);
+                     output(dw, "dw", {s.outputs, s.inputs}));
 }
 
 LstmSize lstm_size(const Tensor& x, const Tensor& h0) {
@@ -168,8 +169,7 @@ void lstm_forward_op(const Tensor x, const Tensor h0, const Tensor c0, const Ten
                 keep_lists(input_index, input_count, input_scale, "input keep", T, I, arena),
                 keep_lists(recurrent_index, recurrent_count, recurrent_scale, "recurrent keep", T, H, arena),
                 mask.data, mask.stride, output(y, "y", {T, B, H}),
-                output(gates, "gates", {T, Panels::gates(H).count, B, kPanel}), output(cells, "cells", {T, B, H})},
-               arena);
+                output(gates, "gates", {T, Panels::gates(H).count, B, kPanel}), output(cells, "cells", {T, B, H})});
 }
 
 void lstm_backward_op(const Optional dy, const Optional dh, const Optional dc, const Tensor c0, const Tensor w_ih,
@@ -188,8 +188,7 @@ void lstm_backward_op(const Optional dy, const Optional dh, const Optional dc, c
                  keep_lists(input_index, input_count, input_scale, "input keep", T, I, arena),
                  keep_lists(recurrent_index, recurrent_count, recurrent_scale, "recurrent keep", T, H, arena),
                  mask.data, mask.stride, output(dgates, "dgates", {T, P, B, kPanel}), output(dx, "dx", {T, B, I}),
-                 output(dh0, "dh0", {B, H}), output(dc0, "dc0", {B, H})},
-                arena);
+                 output(dh0, "dh0", {B, H}), output(dc0, "dc0", {B, H})});
 }
 
 void lstm_weight_grad_op(const Tensor x, const Tensor y, const Tensor h0, const Tensor dgates,
@@ -205,8 +204,28 @@ void lstm_weight_grad_op(const Tensor x, const Tensor y, const Tensor h0, const 
                     keep_lists(input_index, input_count, input_scale, "input keep", T, I, arena),
                     keep_lists(recurrent_index, recurrent_count, recurrent_scale, "recurrent keep", T, H, arena),
                     mask.data, mask.stride, output(dw_ih, "dw_ih", {4 * H, I}),
-                    output(dw_hh, "dw_hh", {4 * H, H}), output(db, "db", {4 * H})},
-                   arena);
+                    output(dw_hh, "dw_hh", {4 * H, H}), output(db, "db", {4 * H})});
+}
+
+// `weights` are w_ih, w_hh and, where there are biases, b_ih, b_hh of each layer in turn.
+void lstm_eval_op(const Tensor x, const Tensor h0, const Tensor c0, const std::vector<Tensor> weights, bool has_bias,
+                  Tensor y, Tensor h, Tensor c) {
+  const int64_t T = size(x, "x", 0, 3), B = size(x, "x", 1, 3), I = size(x, "x", 2, 3);
+  const int64_t L = size(h0, "h0", 0, 3), H = size(h0, "h0", 2, 3);
+  STD_TORCH_CHECK(H < kLargest / 4, "hidden size must be below 2^29, not ", H);
+  const int64_t each = has_bias ? 4 : 2;
+  STD_TORCH_CHECK(static_cast<int64_t>(weights.size()) == L * each, L, " layers need ", L * each, " weights, not ",
+                  weights.size());
+  LstmEval args{T, B, H, {}, input(x, "x", {T, B, I}), input(h0, "h0", {L, B, H}), input(c0, "c0", {L, B, H}),
+                output(y, "y", {T, B, H}), output(h, "h", {L, B, H}), output(c, "c", {L, B, H})};
+  for (int64_t l = 0; l < L; ++l) {
+    const Tensor* w = weights.data() + l * each;
+    const int64_t inputs = l == 0 ? I : H;
+    args.layers.push_back({inputs, input(w[0], "w_ih", {4 * H, inputs}), input(w[1], "w_hh", {4 * H, H}),
+                           has_bias ? input(w[2], "b_ih", {4 * H}) : nullptr,
+                           has_bias ? input(w[3], "b_hh", {4 * H}) : nullptr});
+  }
+  lstm_eval(args);
 }
 
 // GFLOP/s of fused multiply-adds in registers on all threads: what no product can exceed.
@@ -252,6 +271,9 @@ STABLE_TORCH_LIBRARY(strop, m) {
       "Tensor? input_index, Tensor? input_count, float input_scale, "
       "Tensor? recurrent_index, Tensor? recurrent_count, float recurrent_scale, Tensor? recurrent_mask, "
       "Tensor(a!) dw_ih, Tensor(b!) dw_hh, Tensor(c!) db) -> ()");
+  m.def(
+      "lstm_eval(Tensor x, Tensor h0, Tensor c0, Tensor[] weights, bool has_bias, Tensor(a!) y, Tensor(b!) h, "
+      "Tensor(c!) c) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(strop, CPU, m) {
@@ -261,6 +283,7 @@ STABLE_TORCH_LIBRARY_IMPL(strop, CPU, m) {
   m.impl("lstm_forward", TORCH_BOX(&strop::lstm_forward_op));
   m.impl("lstm_backward", TORCH_BOX(&strop::lstm_backward_op));
   m.impl("lstm_weight_grad", TORCH_BOX(&strop::lstm_weight_grad_op));
+  m.impl("lstm_eval", TORCH_BOX(&strop::lstm_eval_op));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(strop, CompositeExplicitAutograd, m) {

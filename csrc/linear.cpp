@@ -21,7 +21,8 @@ PanelsOfStep panels_of(const float* dy, const LinearSize& size) {
 }  // namespace
 
 void linear_forward(LinearSize size, const float* x, const float* weight, const float* bias, const Keep& keep,
-                    float* y, Arena& arena) {
+                    float* y) {
+  Arena arena;
   float* packed_x = arena.floats(size.steps * keep.width * size.batch);
   pack_columns(x, size.batch, size.inputs, keep, nullptr, 0, size.steps, packed_x);
   const auto row = [&](int64_t t, int64_t b) { return y + (t * size.batch + b) * size.outputs; };
@@ -45,21 +46,20 @@ void linear_forward(LinearSize size, const float* x, const float* weight, const 
     for (int64_t b = 0; b < size.batch; ++b) std::copy_n(out + b * kPanel, valid, row(t, b) + column);
   };
   forward_all({weight, size.inputs, Panels::plain(size.outputs)}, {size.steps, size.batch}, keep, packed_x, open,
-              close, arena);
+              close);
 }
 
-void linear_input_grad(LinearSize size, const float* dy, const float* weight, const Keep& keep, float* dx,
-                       Arena& arena) {
+void linear_input_grad(LinearSize size, const float* dy, const float* weight, const Keep& keep, float* dx) {
   input_grad_all({weight, size.inputs, Panels::plain(size.outputs)}, {size.steps, size.batch}, keep,
-                 panels_of(dy, size), dx, arena);
+                 panels_of(dy, size), dx);
 }
 
-void linear_weight_grad(LinearSize size, const float* x, const float* dy, const Keep& keep, float* dw,
-                        Arena& arena) {
+void linear_weight_grad(LinearSize size, const float* x, const float* dy, const Keep& keep, float* dw) {
+  Arena arena;
   float* packed_x = arena.floats(size.steps * keep.width * size.batch);
   pack_columns(x, size.batch, size.inputs, keep, nullptr, 0, size.steps, packed_x);
   weight_grad_all(Panels::plain(size.outputs), size.inputs, {size.steps, size.batch}, keep, packed_x,
-                  panels_of(dy, size), dw, arena);
+                  panels_of(dy, size), dw);
 }
 
 }  // namespace strop

@@ -10,10 +10,8 @@ struct LinearSize {
 };
 
 void linear_forward(LinearSize size, const float* x, const float* weight, const float* bias, const Keep& keep,
-                    float* y, Arena& arena);
-void linear_input_grad(LinearSize size, const float* dy, const float* weight, const Keep& keep, float* dx,
-                       Arena& arena);
-void linear_weight_grad(LinearSize size, const float* x, const float* dy, const Keep& keep, float* dw,
-                        Arena& arena);
+                    float* y);
+void linear_input_grad(LinearSize size, const float* dy, const float* weight, const Keep& keep, float* dx);
+void linear_weight_grad(LinearSize size, const float* x, const float* dy, const Keep& keep, float* dw);
 
 }  // namespace strop

@@ -25,7 +25,8 @@ void pack_hidden(const float* h, int64_t hidden, const Keep& keep, int64_t t, co
 
 }  // namespace
 
-void lstm_forward(const LstmForward& a, Arena& arena) {
+void lstm_forward(const LstmForward& a, const float* packed_w_hh) {
+  Arena arena;
   const auto [steps, batch, inputs, hidden] = a.size;
   const Panels panels = Panels::gates(hidden);
   const int64_t gates_of_step = panels.count * batch * kPanel;
@@ -55,12 +56,15 @@ void lstm_forward(const LstmForward& a, Arena& arena) {
       return out;
     };
     forward_all({a.w_ih, inputs, panels}, {steps, batch}, a.input, packed_x, open,
-                [](int64_t, int64_t, const float*) {}, arena);
+                [](int64_t, int64_t, const float*) {});
   }
 
-  const Weight recurrent{a.w_hh, hidden, panels};
-  float* weight = arena.floats(panels.count * panel_stride(hidden));
-  pack_weight(recurrent, weight);
+  const float* weight = packed_w_hh;
+  if (weight == nullptr) {
+    float* packed = arena.floats(panels.count * panel_stride(hidden));
+    pack_weight({a.w_hh, hidden, panels}, packed);
+    weight = packed;
+  }
 
   // What the product of this step reads, and what the next one will.
   float* packed_h[2] = {arena.floats(a.recurrent.width * batch), arena.floats(a.recurrent.width * batch)};
@@ -94,7 +98,8 @@ void lstm_forward(const LstmForward& a, Arena& arena) {
   }
 }
 
-void lstm_backward(const LstmBackward& a, Arena& arena) {
+void lstm_backward(const LstmBackward& a) {
+  Arena arena;
   const auto [steps, batch, inputs, hidden] = a.size;
   const Panels panels = Panels::gates(hidden);
   const int64_t gates_of_step = panels.count * batch * kPanel, state = batch * hidden;
@@ -157,11 +162,12 @@ void lstm_backward(const LstmBackward& a, Arena& arena) {
     const auto dgates_of = [&](int64_t t, int64_t first, int64_t, float*) {
       return a.dgates + t * gates_of_step + first * batch * kPanel;
     };
-    input_grad_all({a.w_ih, inputs, panels}, {steps, batch}, a.input, dgates_of, a.dx, arena);
+    input_grad_all({a.w_ih, inputs, panels}, {steps, batch}, a.input, dgates_of, a.dx);
   }
 }
 
-void lstm_weight_grad(const LstmWeightGrad& a, Arena& arena) {
+void lstm_weight_grad(const LstmWeightGrad& a) {
+  Arena arena;
   const auto [steps, batch, inputs, hidden] = a.size;
   const Panels panels = Panels::gates(hidden);
   const int64_t gates_of_step = panels.count * batch * kPanel;
@@ -172,7 +178,7 @@ void lstm_weight_grad(const LstmWeightGrad& a, Arena& arena) {
   const int64_t width = a.recurrent.width;
   float* packed = arena.floats(steps * batch * std::max(a.input.width, width));
   pack_columns(a.x, batch, inputs, a.input, nullptr, 0, steps, packed);
-  weight_grad_all(panels, inputs, {steps, batch}, a.input, packed, dgates_of, a.dw_ih, arena);
+  weight_grad_all(panels, inputs, {steps, batch}, a.input, packed, dgates_of, a.dw_ih);
 
   // The recurrent operand of step t is h of step t - 1.
   Keep later = a.recurrent;
@@ -181,7 +187,7 @@ void lstm_weight_grad(const LstmWeightGrad& a, Arena& arena) {
   const float* later_mask = a.recurrent_mask == nullptr ? nullptr : a.recurrent_mask + a.mask_stride;
   pack_columns(a.h0, batch, hidden, a.recurrent, a.recurrent_mask, 0, 1, packed);
   pack_columns(a.y, batch, hidden, later, later_mask, a.mask_stride, steps - 1, packed + width * batch);
-  weight_grad_all(panels, hidden, {steps, batch}, a.recurrent, packed, dgates_of, a.dw_hh, arena);
+  weight_grad_all(panels, hidden, {steps, batch}, a.recurrent, packed, dgates_of, a.dw_hh);
 
   parallel(panels.count, [&](int64_t, int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p) {

@@ -79,7 +79,8 @@ void pack_columns(const float* x, int64_t batch, int64_t units, const Keep& keep
 void pack_weight(const Weight& weight, float* packed) { pack_panels(weight, 0, weight.panels.count, packed); }
 
 void forward_all(const Weight& weight, Steps size, const Keep& keep, const float* packed_x, const OpenPanel& open,
-                 const ClosePanel& close, Arena& arena) {
+                 const ClosePanel& close) {
+  Arena arena;
   const auto [steps, batch] = size;
   const int64_t block = std::min(weight.units, kForwardUnits);
   float* panels = arena.floats(threads() * block * kPanel);
@@ -105,8 +106,8 @@ void forward_all(const Weight& weight, Steps size, const Keep& keep, const float
   });
 }
 
-void input_grad_all(const Weight& weight, Steps size, const Keep& keep, const PanelsOfStep& dy, float* dx,
-                    Arena& arena) {
+void input_grad_all(const Weight& weight, Steps size, const Keep& keep, const PanelsOfStep& dy, float* dx) {
+  Arena arena;
   const auto [steps, batch] = size;
   const int64_t units = weight.units, width = keep.width;
   const int64_t slice_panels = std::min(kSlicePanels, weight.panels.count);
@@ -148,7 +149,8 @@ void input_grad_all(const Weight& weight, Steps size, const Keep& keep, const Pa
 }
 
 void weight_grad_all(const Panels& panels, int64_t units, Steps size, const Keep& keep, const float* packed_x,
-                     const PanelsOfStep& dy, float* dw, Arena& arena) {
+                     const PanelsOfStep& dy, float* dw) {
+  Arena arena;
   const auto [steps, batch] = size;
   int64_t blocks = std::max<int64_t>(1, divide_up(units, kGradUnits));
   if (panels.count * blocks % threads() != 0 && units >= 64 * threads()) blocks *= threads();

@@ -62,17 +62,16 @@ struct Steps {
 using OpenPanel = std::function<float*(int64_t t, int64_t panel, bool first, float* scratch)>;
 using ClosePanel = std::function<void(int64_t t, int64_t panel, const float* out)>;
 void forward_all(const Weight& weight, Steps size, const Keep& keep, const float* packed_x, const OpenPanel& open,
-                 const ClosePanel& close, Arena& arena);
+                 const ClosePanel& close);
 
 // Gives dy of one step for panels first .. first + count - 1 as [count][batch][64]: memory of its own or scratch.
 using PanelsOfStep = std::function<const float*(int64_t t, int64_t first, int64_t count, float* scratch)>;
 
 // BP: dx [steps][batch][units], zero in dropped columns.
-void input_grad_all(const Weight& weight, Steps size, const Keep& keep, const PanelsOfStep& dy, float* dx,
-                    Arena& arena);
+void input_grad_all(const Weight& weight, Steps size, const Keep& keep, const PanelsOfStep& dy, float* dx);
 
 // WG: plain dw [rows][units], from packed_x [steps][width][batch].
 void weight_grad_all(const Panels& panels, int64_t units, Steps size, const Keep& keep, const float* packed_x,
-                     const PanelsOfStep& dy, float* dw, Arena& arena);
+                     const PanelsOfStep& dy, float* dw);
 
 }  // namespace strop

@@ -27,56 +27,62 @@ void* allocate(size_t bytes) {
   return data;
 }
 
+#ifdef __SANITIZE_ADDRESS__
+constexpr bool kShared = false;  // one allocation each, so that running over its end is seen
+#else
+constexpr bool kShared = true;
+#endif
+
 struct Store {
   std::vector<Block> blocks;
-  size_t wanted = 0;
+  size_t current = 0;           // block that is being filled
+  size_t in_use = 0, peak = 0;  // bytes taken by all arenas; the most of them since the blocks were made
+  int arenas = 0;
 
   ~Store() { release(); }
 
   void release() {
-    for (Block& block : blocks) std::free(block.data);
+    for (const Block& block : blocks) std::free(block.data);
     blocks.clear();
+    current = 0;
   }
 
   void* take(size_t bytes) {
-    wanted += bytes;
-#ifdef __SANITIZE_ADDRESS__
-    constexpr bool shared = false;  // one allocation each, so that running over its end is seen
-#else
-    constexpr bool shared = true;
-#endif
-    if (!shared || blocks.empty() || blocks.back().size - blocks.back().used < bytes) {
-      const size_t size = shared && blocks.empty() ? std::max(wanted, bytes) : bytes;
+    in_use += bytes;
+    peak = std::max(peak, in_use);
+    while (current < blocks.size() && (!kShared || blocks[current].size - blocks[current].used < bytes)) ++current;
+    if (current == blocks.size()) {
+      // A first block holds all that the operations before this one needed.
+      const size_t size = kShared && blocks.empty() ? peak : bytes;
       blocks.push_back({static_cast<char*>(allocate(size)), size, 0});
     }
-    Block& block = blocks.back();
+    Block& block = blocks[current];
     void* data = block.data + block.used;
     block.used += bytes;
     return data;
   }
 
-  // Several blocks become one of their total size at the next operation.
-  void reset() {
-    if (blocks.size() == 1) {
-      blocks[0].used = 0;
-      wanted = 0;
-#ifdef __SANITIZE_ADDRESS__
-      release();
-#endif
-    } else {
-      release();
-    }
+  void back_to(size_t block, size_t used) {
+    current = block;
+    for (size_t i = block; i < blocks.size(); ++i) blocks[i].used = i == block ? used : 0;
+    in_use = 0;
+    for (const Block& one : blocks) in_use += one.used;
+    // Nothing is in use any more: several blocks become one of their size at the next operation.
+    if (arenas == 0 && (!kShared || blocks.size() > 1)) release();
   }
 };
 
 thread_local Store store;
-thread_local int depth = 0;
 
 }  // namespace
 
-Arena::Arena() { ++depth; }
+Arena::Arena() : block_(store.current), used_(store.current < store.blocks.size() ? store.blocks[store.current].used : 0) {
+  ++store.arenas;
+}
+
 Arena::~Arena() {
-  if (--depth == 0) store.reset();
+  --store.arenas;
+  store.back_to(block_, used_);
 }
 
 float* Arena::floats(int64_t count) {

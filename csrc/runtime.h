@@ -22,8 +22,8 @@ void parallel(int64_t items, const F& f) {
   });
 }
 
-// Scratch that lives as long as the Arena. The memory behind it is kept by the calling thread for its next
-// operation: fresh pages of a 36 MB weight copy cost more than the copy.
+// Scratch that lives as long as the Arena; arenas nest. The memory behind them is kept by the calling thread for
+// its next operation: fresh pages of a 36 MB weight copy cost more than the copy.
 class Arena {
  public:
   Arena();
@@ -34,6 +34,9 @@ class Arena {
   // `count` floats, aligned to a cache line, not initialised. Throws std::bad_alloc.
   float* floats(int64_t count);
   int32_t* ints(int64_t count) { return reinterpret_cast<int32_t*>(floats(count)); }
+
+ private:
+  size_t block_, used_;  // where the arena around this one had got to
 };
 
 // Asks for huge pages where the system offers them: a fresh result of many megabytes is touched page by page.

@@ -216,6 +216,39 @@ def lstm(
     return y, (h, c)
 
 
+def dense_lstm(
+    x: Tensor, hx: tuple[Tensor, Tensor], weights: list[Tensor], has_bias: bool
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """A stack of LSTM layers with nothing dropped, by the fastest way there is.
+
+    Tracing, exporting and autocast see torch's own operator.
+
+    Args:
+        x: ``[steps, batch, input]``.
+        hx: h0 and c0, ``[layers, batch, hidden]`` each.
+        weights: of each layer in turn weight_ih, weight_hh and, if ``has_bias``, bias_ih and bias_hh.
+
+    Returns:
+        The last layer's h of every step, and the last h and c of every layer.
+    """
+    each = 4 if has_bias else 2
+    layers = len(weights) // each
+    autocast = torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
+    if autocast or torch.compiler.is_compiling() or not x.numel() or dispatch.select(x) != "native":
+        y, h, c = torch._VF.lstm(x, hx, weights, has_bias, layers, 0.0, False, False, False)
+        return y, (h, c)
+    if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *hx, *weights))):
+        y, h, c = dispatch.recurrence(x).lstm_eval(x, *hx, weights, has_bias)
+        return y, (h, c)
+    hs, cs = [], []
+    for layer in range(layers):
+        of_layer = weights[layer * each : (layer + 1) * each]
+        x, (h, c) = lstm(x, (hx[0][layer], hx[1][layer]), *of_layer)
+        hs.append(h)
+        cs.append(c)
+    return x, (torch.stack(hs), torch.stack(cs))
+
+
 class _Linear(torch.autograd.Function):
     """A product of a whole sequence on kept columns."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from torch import _VF, Tensor, nn
+from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from strop import functional
@@ -44,15 +44,6 @@ def check_block(pattern: Pattern, p: float, name: str, units: int) -> None:
         raise ValueError(
             f"block must divide {name} to drop it in blocks, got block={pattern.block}, {name}={units}"
         )
-
-
-def dense_forward(lstm: LSTM, x: Tensor, hx: Hidden) -> tuple[Tensor, Hidden]:
-    """The whole stack with nothing dropped; x ``[T, B, I]``, hx ``[layers, B, H]`` each."""
-    weights: list[Tensor] = lstm._flat_weights  # type: ignore[assignment]
-    y, h, c = _VF.lstm(
-        x, hx, weights, lstm.bias, lstm.num_layers, 0.0, lstm.training, lstm.bidirectional, False
-    )
-    return y, (h, c)
 
 
 class LSTM(nn.RNNBase):
@@ -168,7 +159,8 @@ class LSTM(nn.RNNBase):
             raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
         masks = self._masks(masks, x)
         if masks is None or not any((*masks.input, *masks.recurrent)):
-            y, hx = dense_forward(self, x, hx)
+            weights: list[Tensor] = self._flat_weights  # type: ignore[assignment]
+            y, hx = functional.dense_lstm(x, hx, weights, self.bias)
         else:
             y, hx = self._dropped_forward(x, hx, masks)
         return y.transpose(0, 1) if self.batch_first else y, hx

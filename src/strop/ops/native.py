@@ -198,3 +198,22 @@ def lstm_weight_grad(
         db,
     )
     return dw_ih, dw_hh, db
+
+
+def lstm_eval(
+    x: Tensor, h0: Tensor, c0: Tensor, weights: list[Tensor], has_bias: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A stack of layers with nothing dropped and nothing saved for a backward pass.
+
+    Args:
+        x: ``[T, B, I]``.
+        h0, c0: ``[layers, B, H]`` each.
+        weights: of each layer in turn w_ih, w_hh and, if ``has_bias``, b_ih, b_hh.
+
+    Returns:
+        The last layer's h of every step ``[T, B, H]``, and the last h and c of every layer.
+    """
+    y, h, c = torch.empty(*x.shape[:2], h0.shape[2]), torch.empty(h0.shape), torch.empty(c0.shape)
+    x, h0, c0 = x.contiguous(), h0.contiguous(), c0.contiguous()
+    torch.ops.strop.lstm_eval(x, h0, c0, [weight.contiguous() for weight in weights], has_bias, y, h, c)
+    return y, h, c
