@@ -42,7 +42,7 @@ class World:
         """`model`, its gradients averaged over the processes."""
         if self.size == 1:
             return model
-        return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+        return DistributedDataParallel(model, gradient_as_bucket_view=True)
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """Sums over all processes, element by element."""

@@ -40,15 +40,25 @@ class Task(Protocol):
         items: what `Outcome.items` counts, in the plural.
     """
 
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    schedule: Schedule
-    steps_per_epoch: int
-    identity: Mapping[str, Any]
-    generators: Mapping[str, torch.Generator]
-    metric: str
-    goal: Literal["min", "max"]
-    items: str
+    # Properties, so that a task may declare its attributes by narrower types.
+    @property
+    def model(self) -> nn.Module: ...
+    @property
+    def optimizer(self) -> torch.optim.Optimizer: ...
+    @property
+    def schedule(self) -> Schedule: ...
+    @property
+    def steps_per_epoch(self) -> int: ...
+    @property
+    def identity(self) -> Mapping[str, Any]: ...
+    @property
+    def generators(self) -> Mapping[str, torch.Generator]: ...
+    @property
+    def metric(self) -> str: ...
+    @property
+    def goal(self) -> Literal["min", "max"]: ...
+    @property
+    def items(self) -> str: ...
 
     def batches(self, epoch: int, start: int) -> Iterator[Any]:
         """The epoch's batches from number `start` on, the same at every call."""

@@ -1,0 +1,112 @@
+"""The command `strop`. A command's module is imported when it is called, and it alone.
+
+Such a module has a dataclass `Options`, `run(options) -> exit status`, and, if it knows `--resume`,
+`stored(options)`: the options that the run to be resumed was started with.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class _Command:
+    module: str
+    summary: str
+
+
+_COMMANDS: dict[tuple[str, ...], _Command] = {
+    ("demo",): _Command("strop.demo", "three kinds of dropout side by side, on real text, in minutes"),
+    ("train", "lm"): _Command("strop.tasks.language", "train a language model"),
+    ("bench", "layer"): _Command("strop.bench.layer", "time the LSTM layers of a preset, by phase"),
+    ("bench", "train"): _Command("strop.bench.train", "time whole training steps of a preset"),
+    ("report",): _Command("strop.bench.report", "tables from the JSON that bench wrote"),
+}
+# What `pip install strop[recipes]` adds.
+_RECIPES = {"matplotlib", "numpy", "rich", "safetensors", "tensorboard", "tyro"}
+_HELP = {"-h", "--help"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; its exit status. 2 for what the user can put right, 130 after Ctrl-C."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    name = next((name for name in _COMMANDS if tuple(words[: len(name)]) == name), None)
+    if name is None:
+        return _overview(words)
+    rest = words[len(name) :]
+    try:
+        return _run(name, rest)
+    except ImportError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in _RECIPES:
+            raise
+        return _fail(f"{missing} is not installed; the commands need: pip install 'strop[recipes]'")
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except Exception as error:
+        status = _status(error)
+        if status is None or "STROP_DEBUG" in os.environ:
+            raise
+        return _fail(_one_line(error), status)
+
+
+def _run(name: tuple[str, ...], arguments: list[str]) -> int:
+    import tyro
+
+    module: Any = importlib.import_module(_COMMANDS[name].module)
+
+    def parse(default: Any = None) -> Any:
+        known = {} if default is None else {"default": default}
+        prog = " ".join(("strop", *name))
+        return tyro.cli(module.Options, prog=prog, args=arguments, **known)
+
+    options = parse()
+    if getattr(options, "resume", False):
+        options = parse(module.stored(options))
+    return module.run(options)
+
+
+def _overview(words: list[str]) -> int:
+    """The commands, or those that begin with the words given; help if asked for, else a complaint."""
+    asked = not words or not _HELP.isdisjoint(words)
+    given = tuple(word for word in words if not word.startswith("-"))
+    names = [name for name in _COMMANDS if name[: len(given)] == given]
+    lines = [
+        "usage: strop COMMAND [options]",
+        "",
+        "Structured dropout that makes recurrent networks train faster.",
+        "",
+    ]
+    lines += [f"  strop {' '.join(name):<14}{_COMMANDS[name].summary}" for name in names or _COMMANDS]
+    lines += ["", "strop COMMAND --help tells a command's options."]
+    if asked and names:
+        print("\n".join(lines))
+        return 0
+    print("\n".join(lines), file=sys.stderr)
+    what = "incomplete command" if names else "no such command"
+    return _fail(f"{what}: strop {' '.join(words)}")
+
+
+def _status(error: Exception) -> int | None:
+    """The exit status for what the user can put right; None for what only strop's authors can."""
+    try:
+        from strop.training import InterruptedRunError, RunError
+    except ImportError:
+        return 2 if isinstance(error, ValueError | OSError) else None
+    if isinstance(error, InterruptedRunError):
+        return 128 + error.signal
+    return 2 if isinstance(error, RunError | ValueError | OSError) else None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _fail(message: str, status: int = 2) -> int:
+    process = os.environ.get("RANK")
+    where = f" (process {process})" if process else ""
+    print(f"strop{where}: {message}", file=sys.stderr)
+    return status

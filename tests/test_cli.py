@@ -1,0 +1,156 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from strop import cli
+from strop.training.checkpoint import CheckpointStore
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("text")
+    sentences = ["the cat sat on the mat", "a dog ate the cat", "the mat is flat", "dogs sat"]
+    for split, times in (("train", 60), ("valid", 4), ("test", 4)):
+        (folder / f"toy.{split}.txt").write_text("\n".join(sentences * times) + "\n")
+    return folder
+
+
+def arguments(text: Path, out: Path, *more: str) -> list[str]:
+    small = ["--units", "8", "--steps", "5", "--batch", "4", "--threads", "1", "--no-tensorboard"]
+    return ["train", "lm", "--data", str(text), "--out", str(out), "--epochs", "2", *small, *more]
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["train"], ["train", "--help"], ["bench", "-h"]])
+def test_help_lists_the_commands(words, capsys):
+    status = cli.main(words)
+    out, errors = capsys.readouterr()
+    assert status == (2 if words == ["train"] else 0)
+    assert "strop" in out + errors
+    if words[:1] != ["bench"]:
+        assert "train lm" in out + errors
+
+
+def test_a_commands_help_teaches(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["train", "lm", "--help"])
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    for word in ("zaremba-medium", "nr-rh-st", "torchrun", "--resume", "perplexity"):
+        assert word in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["fly"], "no such command: strop fly"),
+        (["train"], "incomplete command: strop train"),
+        (["train", "lm", "--data", "/nowhere"], "/nowhere: no such folder"),
+        (["train", "lm", "--p", "1.5"], r"p: 1.5; it must be in [0, 1)"),
+        (["train", "lm", "--threads", "0"], "threads: 0"),
+        (["train", "lm", "--device", "abacus"], "device: 'abacus'"),
+        (["train", "lm", "--resume", "--out", "/nowhere/run"], "/nowhere/run: no run to resume"),
+    ],
+)
+def test_a_users_mistake_is_one_clear_line(words, message, capsys):
+    assert cli.main(words) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert message in lines[-1]
+    assert not any(line.startswith("Traceback") for line in lines)
+
+
+def test_training_reports_and_resumes_with_the_options_it_was_started_with(text, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert cli.main(arguments(text, out, "--dropout", "nr-st", "--tied")) == 0
+    printed = capsys.readouterr().out
+    assert "test perplexity" in printed
+    assert "median ms per step" in printed
+    assert "words/s" in printed
+    assert json.loads((out / "run.json").read_text())["options"]["dropout"] == "nr-st"
+    first = json.loads((out / "result.json").read_text())
+    assert cli.main(["train", "lm", "--out", str(out), "--resume", "--epochs", "3"]) == 0
+    result = json.loads((out / "result.json").read_text())
+    assert result["steps"] == first["steps"] // 2 * 3
+    assert cli.main(["train", "lm", "--out", str(out), "--resume", "--seed", "9"]) == 2
+    assert "seed: 0 there, 9 now" in capsys.readouterr().err
+    assert cli.main(arguments(text, out)) == 2
+    assert "not empty" in capsys.readouterr().err
+
+
+def test_an_unwritable_folder_is_refused_before_training(text, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert cli.main(arguments(text, tmp_path / "file" / "run")) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_folder_of_another_kind_is_not_resumed(tmp_path, capsys):
+    (tmp_path / "run.json").write_text('{"command": "other"}')
+    assert cli.main(["train", "lm", "--resume", "--out", str(tmp_path)]) == 2
+    assert "not a run of strop train lm" in capsys.readouterr().err
+
+
+def test_a_missing_extra_is_named(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tyro", None)
+    assert cli.main(["train", "lm"]) == 2
+    assert "pip install 'strop[recipes]'" in capsys.readouterr().err
+    assert cli.main(["--help"]) == 0
+
+
+def test_an_error_of_ours_is_not_hidden(monkeypatch):
+    import strop.tasks.language
+
+    def broken(options):
+        raise AssertionError("ours")
+
+    monkeypatch.setattr(strop.tasks.language, "run", broken)
+    with pytest.raises(AssertionError):
+        cli.main(["train", "lm"])
+
+
+def test_ctrl_c_saves_and_says_how_to_resume(text, tmp_path):
+    out = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "strop", *arguments(text, out, "--epochs", "100000")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch 1.00"):
+            break
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert errors.splitlines()[-1].endswith(f"to go on: strop train lm --out {out} --resume")
+    store = CheckpointStore(out / "checkpoints")
+    step = store.load(store.latest()).step
+    assert f"stopped at step {step} of" in errors
+
+
+def test_two_processes_train_a_language_model(text, tmp_path):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*launcher, "-m", "strop", *arguments(text, tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("test perplexity") == 1
+    store = CheckpointStore(tmp_path / "run" / "checkpoints")
+    assert len(store.load(store.latest()).ranks) == 2
