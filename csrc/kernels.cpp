@@ -23,10 +23,10 @@ constexpr int kDotRowTile = 2;
 constexpr int kDotUnitTile = 4;  // BP: units; one Vec4 of sums
 constexpr int kVectors = kPanel / kWidth;
 constexpr int64_t kLine = 16;    // floats in a cache line
-// FP: units summed in registers before they join the sum in memory. 64 of them are 16 KB of a panel, which stay in
+// FP: units summed in registers before they join the sum in memory. 96 of them are 24 KB of a panel, which stay in
 // L1 for all rows of the batch; and a sum of partial sums rounds less than one long chain.
 constexpr int64_t kSumUnits = 96;
-constexpr int64_t kDotPanels = 8;    // BP: panels between horizontal sums; 8 panels of a row of dy are 2 KB
+constexpr int64_t kDotPanels = 12;   // BP: panels between horizontal sums; 12 panels of the 4 + 5 rows of a tile are 27 KB
 constexpr int64_t kDotRows = 40;     // BP: rows of dy that stay in L1 and L2 while units pass over them
 
 // Calls f.template operator()<n>() for the n in 1..max that equals `value`.

@@ -7,7 +7,7 @@ namespace {
 
 constexpr int64_t kForwardUnits = 2560;  // FP: units of a panel packed at once; 640 KB, inside a 1 MB L2
 constexpr int64_t kGradUnits = 1536;     // WG: units accumulated at once; 384 KB
-constexpr int64_t kSlicePanels = 8;      // BP: panels of the weight packed at once
+constexpr int64_t kSlicePanels = 12;     // BP: panels of the weight packed at once
 constexpr int64_t kPackUnits = 256;      // packing: units in one item of work
 
 struct Range {
