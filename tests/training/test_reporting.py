@@ -66,7 +66,7 @@ STATUS = Status(
     steps=100,
     epoch=1.5,
     epochs=5,
-    metrics={"train_perplexity": 123.456},
+    metrics={"perplexity": 123.456},
     items="words",
     items_per_second=4321.0,
     seconds_left=3700.0,
@@ -78,7 +78,7 @@ def test_plain_lines_say_where_the_run_stands(capsys):
     assert lines.due()
     lines.show(STATUS)
     assert capsys.readouterr().out == (
-        "epoch 1.50/5 · step 30/100 · train perplexity 123.46 · 4,321 words/s · 1:01:40 left\n"
+        "epoch 1.50/5 · step 30/100 · perplexity 123.46 · 4,321 words/s · 1:01:40 left\n"
     )
     assert not Lines(seconds=100.0).due()
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from strop.training.errors import RunFolderError
 from strop.training.files import write_atomically
 
 Row = Mapping[str, float]
@@ -75,7 +76,10 @@ class CurveWriter:
 
     def __init__(self, path: Path, step: int, tensorboard: bool, plot: str | None) -> None:
         self.path = path
-        self.rows = [row for row in read_curve(path) if row["step"] <= step] if path.exists() else []
+        try:
+            self.rows = [row for row in read_curve(path) if row["step"] <= step] if path.exists() else []
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunFolderError(f"{path}: not a learning curve ({error!r}); move it away") from error
         self._plot = plot
         if path.exists():
             write_atomically(path, _lines(self.rows, header=True) if self.rows else "")

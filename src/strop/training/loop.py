@@ -355,7 +355,7 @@ class _Run:
             steps=self.total_steps,
             epoch=self.step / self.task.steps_per_epoch,
             epochs=self.options.epochs,
-            metrics={f"train_{name}": value for name, value in self.task.summary(self.recent).items()},
+            metrics=self.task.summary(self.recent),
             items=self.task.items,
             items_per_second=self.items / max(self.clock.total(), 1e-9),
             seconds_left=took / done * (self.total_steps - self.step) if done else math.nan,

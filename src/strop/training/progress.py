@@ -78,18 +78,20 @@ class Lines:
 
 
 class Bar:
-    """A live bar with rich, redrawn from the training loop: no thread competes with the kernels."""
+    """A live bar with rich, redrawn from the training loop: no thread competes with the kernels.
 
-    def __init__(self, title: str = "training") -> None:
+    `title` stands before the epoch; with a short one everything fits into 80 columns.
+    """
+
+    def __init__(self, title: str = "epoch") -> None:
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
         self._bar = Progress(
-            TextColumn("[bold]{task.description}"),
-            TextColumn("epoch {task.fields[epoch]}"),
+            TextColumn("{task.description} {task.fields[epoch]}"),
             BarColumn(bar_width=None),
             TaskProgressColumn(),
             TextColumn("{task.fields[details]}"),
-            TextColumn("{task.fields[left]} left"),
+            TextColumn("· {task.fields[left]} left"),
             expand=True,
             auto_refresh=False,
         )
@@ -119,7 +121,7 @@ class Bar:
         self._bar.stop()
 
 
-def for_stdout(title: str = "training") -> Progress:
+def for_stdout(title: str = "epoch") -> Progress:
     """A bar if stdout is a terminal, else lines."""
     return Bar(title) if sys.stdout.isatty() else Lines()
 

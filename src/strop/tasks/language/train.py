@@ -151,7 +151,7 @@ def run(options: Options) -> int:
             raise ValueError(f"threads: {options.threads}; at least 1 is needed")
         torch.set_num_threads(options.threads)
     with world() as processes:
-        progress = for_stdout(f"{options.preset} {options.dropout}") if processes.leads else Silent()
+        progress = for_stdout(options.dropout) if processes.leads else Silent()
         try:
             corpus = load_corpus(options.data)
             progress.say(corpus.describe())
