@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <cmath>
+#include <limits>
 #include <optional>
 #include <string>
 #include <vector>
@@ -30,6 +31,7 @@ std::string shape_of(const Tensor& tensor) {
 }
 
 void check_tensor(const Tensor& tensor, const char* name, std::initializer_list<int64_t> shape, ScalarType type) {
+  STD_TORCH_CHECK(tensor.defined(), name, " must be a tensor, not None");
   STD_TORCH_CHECK(tensor.is_cpu(), name, " must be on the CPU");
   STD_TORCH_CHECK(tensor.scalar_type() == type, name, " must be ",
                   type == ScalarType::Float ? "float32" : "int32");
@@ -45,27 +47,66 @@ void check_tensor(const Tensor& tensor, const char* name, std::initializer_list<
   STD_TORCH_CHECK(tensor.is_contiguous(), name, " must be contiguous");
 }
 
-const float* input(const Tensor& tensor, const char* name, std::initializer_list<int64_t> shape) {
-  check_tensor(tensor, name, shape, ScalarType::Float);
-  return static_cast<const float*>(tensor.const_data_ptr());
-}
+// The memory of the tensors of one call. A result that shares memory with another of them is refused: kernels read
+// operands, index lists among them, while they write results.
+class Operands {
+ public:
+  const float* input(const Tensor& tensor, const char* name, std::initializer_list<int64_t> shape) {
+    check_tensor(tensor, name, shape, ScalarType::Float);
+    return add(static_cast<const float*>(tensor.const_data_ptr()), tensor, name, false);
+  }
 
-const float* input(const Optional& tensor, const char* name, std::initializer_list<int64_t> shape) {
-  return tensor.has_value() ? input(*tensor, name, shape) : nullptr;
-}
+  const float* input(const Optional& tensor, const char* name, std::initializer_list<int64_t> shape) {
+    return tensor.has_value() ? input(*tensor, name, shape) : nullptr;
+  }
 
-float* output(const Tensor& tensor, const char* name, std::initializer_list<int64_t> shape) {
-  check_tensor(tensor, name, shape, ScalarType::Float);
-  auto* data = static_cast<float*>(tensor.mutable_data_ptr());
-  advise_huge(data, static_cast<size_t>(tensor.numel()) * sizeof(float));
-  return data;
-}
+  const int32_t* list(const Tensor& tensor, const char* name, std::initializer_list<int64_t> shape) {
+    check_tensor(tensor, name, shape, ScalarType::Int);
+    return add(static_cast<const int32_t*>(tensor.const_data_ptr()), tensor, name, false);
+  }
 
-float* output(const Optional& tensor, const char* name, std::initializer_list<int64_t> shape) {
-  return tensor.has_value() ? output(*tensor, name, shape) : nullptr;
-}
+  float* output(const Tensor& tensor, const char* name, std::initializer_list<int64_t> shape) {
+    check_tensor(tensor, name, shape, ScalarType::Float);
+    auto* data = add(static_cast<float*>(tensor.mutable_data_ptr()), tensor, name, true);
+    advise_huge(data, static_cast<size_t>(tensor.numel()) * sizeof(float));
+    return data;
+  }
+
+  float* output(const Optional& tensor, const char* name, std::initializer_list<int64_t> shape) {
+    return tensor.has_value() ? output(*tensor, name, shape) : nullptr;
+  }
+
+ private:
+  struct Memory {
+    uintptr_t begin, end;
+    bool written;
+    const char* name;
+  };
+  std::vector<Memory> seen_;
+
+  template <typename T>
+  T* add(T* data, const Tensor& tensor, const char* name, bool written) {
+    const int64_t bytes = tensor.numel() * static_cast<int64_t>(sizeof(T));
+    if (bytes == 0) return data;
+    int64_t stored = 0, offset = 0;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(tensor.get(), &stored));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_offset(tensor.get(), &offset));
+    STD_TORCH_CHECK(data != nullptr && offset * static_cast<int64_t>(sizeof(T)) + bytes <= stored, name,
+                    " needs ", bytes, " bytes of memory, its storage has ", stored);
+    const auto begin = reinterpret_cast<uintptr_t>(data);
+    STD_TORCH_CHECK(begin % alignof(T) == 0, name, " must be aligned to ", alignof(T), " bytes");
+    const Memory memory{begin, begin + static_cast<uintptr_t>(bytes), written, name};
+    for (const Memory& other : seen_) {
+      STD_TORCH_CHECK(!(written || other.written) || memory.end <= other.begin || other.end <= memory.begin, name,
+                      " must not share memory with ", other.name);
+    }
+    seen_.push_back(memory);
+    return data;
+  }
+};
 
 int64_t size(const Tensor& tensor, const char* name, int64_t dim, int64_t dims) {
+  STD_TORCH_CHECK(tensor.defined(), name, " must be a tensor, not None");
   STD_TORCH_CHECK(tensor.dim() == dims, name, " must have ", dims, " dimensions, not shape ", shape_of(tensor));
   const int64_t value = tensor.size(dim);
   STD_TORCH_CHECK(value > 0 && value < kLargest, name, " must have 1 to 2^31 - 1 elements in dimension ", dim,
@@ -75,23 +116,20 @@ int64_t size(const Tensor& tensor, const char* name, int64_t dim, int64_t dims) 
 
 // The lists of one mask: sorted, without repetition, inside [0, units).
 Keep keep_lists(const Optional& index, const Optional& count, double scale, const char* name, int64_t steps,
-                int64_t units, Arena& arena) {
+                int64_t units, Operands& use, Arena& arena) {
   if (!index.has_value()) {
     STD_TORCH_CHECK(!count.has_value(), name, ": a count needs its index lists");
     return keep_all(units, arena);
   }
   STD_TORCH_CHECK(index->dim() == 2 && index->size(1) <= units, name, ": index must have shape [", steps,
                   ", at most ", units, "], not ", shape_of(*index));
-  check_tensor(*index, name, {steps, index->size(1)}, ScalarType::Int);
-  STD_TORCH_CHECK(std::isfinite(scale), name, ": scale must be finite, not ", scale);
+  STD_TORCH_CHECK(std::abs(scale) <= std::numeric_limits<float>::max(), name,
+                  ": scale must be finite in float32, not ", scale);
   Keep keep;
-  keep.index = static_cast<const int32_t*>(index->const_data_ptr());
+  keep.index = use.list(*index, name, {steps, index->size(1)});
   keep.width = keep.stride = index->size(1);
   keep.scale = static_cast<float>(scale);
-  if (count.has_value()) {
-    check_tensor(*count, name, {steps}, ScalarType::Int);
-    keep.count = static_cast<const int32_t*>(count->const_data_ptr());
-  }
+  if (count.has_value()) keep.count = use.list(*count, name, {steps});
   for (int64_t t = 0; t < steps; ++t) {
     const int64_t kept = keep.kept(t);
     STD_TORCH_CHECK(kept >= 0 && kept <= keep.width, name, ": count of step ", t, " must be in [0, ", keep.width,
@@ -99,8 +137,9 @@ Keep keep_lists(const Optional& index, const Optional& count, double scale, cons
     int64_t before = -1;
     for (int64_t i = 0; i < kept; ++i) {
       const int64_t unit = keep.row(t)[i];
-      STD_TORCH_CHECK(unit > before && unit < units, name, ": index lists must be sorted, without repetition and in [0, ",
-                      units, "): step ", t, " has ", unit, " after ", before);
+      STD_TORCH_CHECK(unit > before && unit < units, name,
+                      ": index lists must be sorted, without repetition and in [0, ", units, "): step ", t, " has ", unit,
+                      " after ", before);
       before = unit;
     }
   }
@@ -112,40 +151,46 @@ struct Mask {
   int64_t stride;
 };
 
-Mask element_mask(const Optional& mask, const Optional& index, int64_t steps, int64_t batch, int64_t hidden) {
+Mask element_mask(const Optional& mask, const Optional& index, int64_t steps, int64_t batch, int64_t hidden,
+                  Operands& use) {
   if (!mask.has_value()) return {nullptr, 0};
   STD_TORCH_CHECK(!index.has_value(), "recurrent mask: give either index lists or an element mask, not both");
   const int64_t draws = size(*mask, "recurrent mask", 0, 3);
   STD_TORCH_CHECK(draws == 1 || draws == steps, "recurrent mask must have 1 or ", steps, " steps, not ", draws);
-  return {input(mask, "recurrent mask", {draws, batch, hidden}), draws == 1 ? 0 : batch * hidden};
+  return {use.input(mask, "recurrent mask", {draws, batch, hidden}), draws == 1 ? 0 : batch * hidden};
 }
 
 void linear_forward_op(const Tensor x, const Tensor weight, const Optional bias, const Optional index,
                        const Optional count, double scale, Tensor y) {
   Arena arena;
+  Operands use;
   const LinearSize s{size(x, "x", 0, 3), size(x, "x", 1, 3), size(x, "x", 2, 3), size(weight, "weight", 0, 2)};
-  linear_forward(s, input(x, "x", {s.steps, s.batch, s.inputs}), input(weight, "weight", {s.outputs, s.inputs}),
-                 input(bias, "bias", {s.outputs}), keep_lists(index, count, scale, "keep", s.steps, s.inputs, arena),
-                 output(y, "y", {s.steps, s.batch, s.outputs}));
+  linear_forward(s, use.input(x, "x", {s.steps, s.batch, s.inputs}),
+                 use.input(weight, "weight", {s.outputs, s.inputs}), use.input(bias, "bias", {s.outputs}),
+                 keep_lists(index, count, scale, "keep", s.steps, s.inputs, use, arena),
+                 use.output(y, "y", {s.steps, s.batch, s.outputs}));
 }
 
 void linear_input_grad_op(const Tensor dy, const Tensor weight, const Optional index, const Optional count,
                           double scale, Tensor dx) {
   Arena arena;
+  Operands use;
   const LinearSize s{size(dy, "dy", 0, 3), size(dy, "dy", 1, 3), size(weight, "weight", 1, 2), size(dy, "dy", 2, 3)};
-  linear_input_grad(s, input(dy, "dy", {s.steps, s.batch, s.outputs}),
-                    input(weight, "weight", {s.outputs, s.inputs}),
-                    keep_lists(index, count, scale, "keep", s.steps, s.inputs, arena),
-                    output(dx, "dx", {s.steps, s.batch, s.inputs}));
+  linear_input_grad(s, use.input(dy, "dy", {s.steps, s.batch, s.outputs}),
+                    use.input(weight, "weight", {s.outputs, s.inputs}),
+                    keep_lists(index, count, scale, "keep", s.steps, s.inputs, use, arena),
+                    use.output(dx, "dx", {s.steps, s.batch, s.inputs}));
 }
 
 void linear_weight_grad_op(const Tensor x, const Tensor dy, const Optional index, const Optional count, double scale,
                            Tensor dw) {
   Arena arena;
+  Operands use;
   const LinearSize s{size(x, "x", 0, 3), size(x, "x", 1, 3), size(x, "x", 2, 3), size(dy, "dy", 2, 3)};
-  linear_weight_grad(s, input(x, "x", {s.steps, s.batch, s.inputs}), input(dy, "dy", {s.steps, s.batch, s.outputs}),
-                     keep_lists(index, count, scale, "keep", s.steps, s.inputs, arena),
-                     output(dw, "dw", {s.outputs, s.inputs}));
+  linear_weight_grad(s, use.input(x, "x", {s.steps, s.batch, s.inputs}),
+                     use.input(dy, "dy", {s.steps, s.batch, s.outputs}),
+                     keep_lists(index, count, scale, "keep", s.steps, s.inputs, use, arena),
+                     use.output(dw, "dw", {s.outputs, s.inputs}));
 }
 
 LstmSize lstm_size(const Tensor& x, const Tensor& h0) {
@@ -160,16 +205,18 @@ void lstm_forward_op(const Tensor x, const Tensor h0, const Tensor c0, const Ten
                      const Optional recurrent_count, double recurrent_scale, const Optional recurrent_mask, Tensor y,
                      Tensor gates, Tensor cells) {
   Arena arena;
+  Operands use;
   const LstmSize s = lstm_size(x, h0);
   const auto [T, B, I, H] = s;
-  const Mask mask = element_mask(recurrent_mask, recurrent_index, T, B, H);
-  lstm_forward({s, input(x, "x", {T, B, I}), input(h0, "h0", {B, H}), input(c0, "c0", {B, H}),
-                input(w_ih, "w_ih", {4 * H, I}), input(w_hh, "w_hh", {4 * H, H}), input(b_ih, "b_ih", {4 * H}),
-                input(b_hh, "b_hh", {4 * H}),
-                keep_lists(input_index, input_count, input_scale, "input keep", T, I, arena),
-                keep_lists(recurrent_index, recurrent_count, recurrent_scale, "recurrent keep", T, H, arena),
-                mask.data, mask.stride, output(y, "y", {T, B, H}),
-                output(gates, "gates", {T, Panels::gates(H).count, B, kPanel}), output(cells, "cells", {T, B, H})});
+  const Mask mask = element_mask(recurrent_mask, recurrent_index, T, B, H, use);
+  lstm_forward({s, use.input(x, "x", {T, B, I}), use.input(h0, "h0", {B, H}), use.input(c0, "c0", {B, H}),
+                use.input(w_ih, "w_ih", {4 * H, I}), use.input(w_hh, "w_hh", {4 * H, H}),
+                use.input(b_ih, "b_ih", {4 * H}), use.input(b_hh, "b_hh", {4 * H}),
+                keep_lists(input_index, input_count, input_scale, "input keep", T, I, use, arena),
+                keep_lists(recurrent_index, recurrent_count, recurrent_scale, "recurrent keep", T, H, use, arena),
+                mask.data, mask.stride, use.output(y, "y", {T, B, H}),
+                use.output(gates, "gates", {T, Panels::gates(H).count, B, kPanel}),
+                use.output(cells, "cells", {T, B, H})});
 }
 
 void lstm_backward_op(const Optional dy, const Optional dh, const Optional dc, const Tensor c0, const Tensor w_ih,
@@ -178,17 +225,19 @@ void lstm_backward_op(const Optional dy, const Optional dh, const Optional dc, c
                       const Optional recurrent_count, double recurrent_scale, const Optional recurrent_mask,
                       Tensor dgates, const Optional dx, Tensor dh0, Tensor dc0) {
   Arena arena;
+  Operands use;
   const int64_t T = size(cells, "cells", 0, 3), B = size(cells, "cells", 1, 3), H = size(cells, "cells", 2, 3);
   const int64_t I = size(w_ih, "w_ih", 1, 2), P = Panels::gates(H).count;
   STD_TORCH_CHECK(H < kLargest / 4, "hidden size must be below 2^29, not ", H);
-  const Mask mask = element_mask(recurrent_mask, recurrent_index, T, B, H);
-  lstm_backward({{T, B, I, H}, input(dy, "dy", {T, B, H}), input(dh, "dh", {B, H}), input(dc, "dc", {B, H}),
-                 input(c0, "c0", {B, H}), input(w_ih, "w_ih", {4 * H, I}), input(w_hh, "w_hh", {4 * H, H}),
-                 input(gates, "gates", {T, P, B, kPanel}), input(cells, "cells", {T, B, H}),
-                 keep_lists(input_index, input_count, input_scale, "input keep", T, I, arena),
-                 keep_lists(recurrent_index, recurrent_count, recurrent_scale, "recurrent keep", T, H, arena),
-                 mask.data, mask.stride, output(dgates, "dgates", {T, P, B, kPanel}), output(dx, "dx", {T, B, I}),
-                 output(dh0, "dh0", {B, H}), output(dc0, "dc0", {B, H})});
+  const Mask mask = element_mask(recurrent_mask, recurrent_index, T, B, H, use);
+  lstm_backward({{T, B, I, H}, use.input(dy, "dy", {T, B, H}), use.input(dh, "dh", {B, H}),
+                 use.input(dc, "dc", {B, H}), use.input(c0, "c0", {B, H}), use.input(w_ih, "w_ih", {4 * H, I}),
+                 use.input(w_hh, "w_hh", {4 * H, H}),
+                 use.input(gates, "gates", {T, P, B, kPanel}), use.input(cells, "cells", {T, B, H}),
+                 keep_lists(input_index, input_count, input_scale, "input keep", T, I, use, arena),
+                 keep_lists(recurrent_index, recurrent_count, recurrent_scale, "recurrent keep", T, H, use, arena),
+                 mask.data, mask.stride, use.output(dgates, "dgates", {T, P, B, kPanel}),
+                 use.output(dx, "dx", {T, B, I}), use.output(dh0, "dh0", {B, H}), use.output(dc0, "dc0", {B, H})});
 }
 
 void lstm_weight_grad_op(const Tensor x, const Tensor y, const Tensor h0, const Tensor dgates,
@@ -196,15 +245,16 @@ void lstm_weight_grad_op(const Tensor x, const Tensor y, const Tensor h0, const 
                          const Optional recurrent_index, const Optional recurrent_count, double recurrent_scale,
                          const Optional recurrent_mask, Tensor dw_ih, Tensor dw_hh, Tensor db) {
   Arena arena;
+  Operands use;
   const LstmSize s = lstm_size(x, h0);
   const auto [T, B, I, H] = s;
-  const Mask mask = element_mask(recurrent_mask, recurrent_index, T, B, H);
-  lstm_weight_grad({s, input(x, "x", {T, B, I}), input(y, "y", {T, B, H}), input(h0, "h0", {B, H}),
-                    input(dgates, "dgates", {T, Panels::gates(H).count, B, kPanel}),
-                    keep_lists(input_index, input_count, input_scale, "input keep", T, I, arena),
-                    keep_lists(recurrent_index, recurrent_count, recurrent_scale, "recurrent keep", T, H, arena),
-                    mask.data, mask.stride, output(dw_ih, "dw_ih", {4 * H, I}),
-                    output(dw_hh, "dw_hh", {4 * H, H}), output(db, "db", {4 * H})});
+  const Mask mask = element_mask(recurrent_mask, recurrent_index, T, B, H, use);
+  lstm_weight_grad({s, use.input(x, "x", {T, B, I}), use.input(y, "y", {T, B, H}), use.input(h0, "h0", {B, H}),
+                    use.input(dgates, "dgates", {T, Panels::gates(H).count, B, kPanel}),
+                    keep_lists(input_index, input_count, input_scale, "input keep", T, I, use, arena),
+                    keep_lists(recurrent_index, recurrent_count, recurrent_scale, "recurrent keep", T, H, use, arena),
+                    mask.data, mask.stride, use.output(dw_ih, "dw_ih", {4 * H, I}),
+                    use.output(dw_hh, "dw_hh", {4 * H, H}), use.output(db, "db", {4 * H})});
 }
 
 // `weights` are w_ih, w_hh and, where there are biases, b_ih, b_hh of each layer in turn.
@@ -216,14 +266,16 @@ void lstm_eval_op(const Tensor x, const Tensor h0, const Tensor c0, const std::v
   const int64_t each = has_bias ? 4 : 2;
   STD_TORCH_CHECK(static_cast<int64_t>(weights.size()) == L * each, L, " layers need ", L * each, " weights, not ",
                   weights.size());
-  LstmEval args{T, B, H, {}, input(x, "x", {T, B, I}), input(h0, "h0", {L, B, H}), input(c0, "c0", {L, B, H}),
-                output(y, "y", {T, B, H}), output(h, "h", {L, B, H}), output(c, "c", {L, B, H})};
+  Operands use;
+  LstmEval args{T, B, H, {}, use.input(x, "x", {T, B, I}), use.input(h0, "h0", {L, B, H}),
+                use.input(c0, "c0", {L, B, H}),
+                use.output(y, "y", {T, B, H}), use.output(h, "h", {L, B, H}), use.output(c, "c", {L, B, H})};
   for (int64_t l = 0; l < L; ++l) {
     const Tensor* w = weights.data() + l * each;
     const int64_t inputs = l == 0 ? I : H;
-    args.layers.push_back({inputs, input(w[0], "w_ih", {4 * H, inputs}), input(w[1], "w_hh", {4 * H, H}),
-                           has_bias ? input(w[2], "b_ih", {4 * H}) : nullptr,
-                           has_bias ? input(w[3], "b_hh", {4 * H}) : nullptr});
+    args.layers.push_back({inputs, use.input(w[0], "w_ih", {4 * H, inputs}), use.input(w[1], "w_hh", {4 * H, H}),
+                           has_bias ? use.input(w[2], "b_ih", {4 * H}) : nullptr,
+                           has_bias ? use.input(w[3], "b_hh", {4 * H}) : nullptr});
   }
   lstm_eval(args);
 }
