@@ -34,5 +34,28 @@ format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Timings of the layers and of whole training steps; appends to benchmarks/results. On an idle machine.
+bench: install
+	for bench in layer train; do \
+	  for preset in zaremba-medium zaremba-large; do \
+	    $(BIN)/strop bench $$bench --preset $$preset --csv benchmarks/results/$$bench.csv || exit 1; \
+	  done; \
+	done
+
+# PRESET/DROPOUT of the trainings that `make results` runs: hours each. One that was stopped goes on.
+TRAININGS ?= zaremba-medium/nr-rh-st zaremba-medium/nr-st zaremba-medium/nr-random
+
+results: install
+	test -n "$(DATA)" || { echo 'make results DATA=FOLDER: the folder with the Penn Treebank text'; exit 1; }
+	for training in $(TRAININGS); do \
+	  run=runs/ptb-$${training%/*}-$${training#*/}; \
+	  if test -e $$run/run.json; then $(BIN)/strop train lm --out $$run --resume; \
+	  else $(BIN)/strop train lm --preset $${training%/*} --dropout $${training#*/} --data "$(DATA)" --out $$run; \
+	  fi || exit 1; \
+	done
+	$(BIN)/python benchmarks/collect.py --name ptb runs/ptb-*
+	$(MAKE) bench
+	$(BIN)/strop report
+
 clean:
 	rm -rf $(VENV) build dist
