@@ -10,6 +10,7 @@ from strop.training import (
     Bar,
     Lines,
     LoopOptions,
+    RunFolderError,
     Status,
     for_stdout,
     plot_curves,
@@ -38,6 +39,15 @@ def test_a_curve_is_cut_back_to_the_checkpoint(tmp_path):
     writer.append(row(3, 0.1))
     assert read_curve(path) == [row(1, 1.0), row(2, 0.5), row(3, 0.1)]
     assert path.read_text().splitlines()[0] == "step,train_seconds,valid_loss"
+
+
+@pytest.mark.parametrize("text", ["a,b\n1,2\n", "step,valid_loss\nx,y\n", "step,valid_loss\n1\n"])
+def test_a_file_that_is_no_curve_is_refused(tmp_path, text):
+    path = tmp_path / "curve.csv"
+    path.write_text(text)
+    with pytest.raises(RunFolderError, match="not a learning curve"):
+        CurveWriter(path, 2, tensorboard=False, plot=None)
+    assert path.read_text() == text
 
 
 def test_a_value_is_read_off_between_evaluations():
