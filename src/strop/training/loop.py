@@ -64,7 +64,7 @@ class _Run:
         self.batches: Iterator[Any] = iter(())
         self.unchecked: list[tuple[int, Tensor, Tensor, int]] = []
         self.loss_sum = self.loss_items = 0.0
-        self.recent = math.nan
+        self.recent = 0.0
         self.saved_step = -1
         self.stopping = self.save_soon = False
 
@@ -222,7 +222,8 @@ class _Run:
         self.loss_items += items
         self.items += int(items)
         now = loss / items
-        self.recent = now if math.isnan(self.recent) else 0.98 * self.recent + 0.02 * now
+        # The mean of the first steps, then a decaying one over about the last fifty.
+        self.recent += max(0.02, len(counts) / (self.step + 1)) * (now - self.recent)
         self.stopping, self.save_soon = bool(stop), bool(save)
         self.unchecked.clear()
 
@@ -233,15 +234,18 @@ class _Run:
             metrics = self.task.evaluate("valid") if self.world.leads else {}
         self.task.model.train()
         metrics = self.world.from_leader(metrics)
-        train = self.task.summary(self.loss_sum / self.loss_items)
+        summary = self.task.summary(self.loss_sum / self.loss_items)
+        shown = {
+            **{f"train_{name}": value for name, value in summary.items()},
+            **{f"valid_{name}": value for name, value in metrics.items()},
+        }
         row: dict[str, float] = {
             "step": self.step,
             "epoch": self.step / self.task.steps_per_epoch,
             "train_seconds": self.clock.total(),
             self.task.items: self.items,
             "rate": self.task.optimizer.param_groups[0]["lr"],
-            **{f"train_{name}": value for name, value in train.items()},
-            **{f"valid_{name}": value for name, value in metrics.items()},
+            **shown,
         }
         self.loss_sum = self.loss_items = 0.0
         self.evaluated = self.step
@@ -253,7 +257,6 @@ class _Run:
             self.curve.append(row)
             if better:
                 self.folder.checkpoints.save_best(self.step, self.task.model.state_dict(), row)
-        shown = {key: value for key, value in row.items() if key.startswith(("train_", "valid_"))}
         self.progress.say(f"epoch {row['epoch']:.2f} · {describe(shown)}{' · best so far' if better else ''}")
 
     def _save(self) -> None:
