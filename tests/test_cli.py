@@ -147,7 +147,7 @@ def test_two_processes_train_a_language_model(text, tmp_path):
         [*launcher, "-m", "strop", *arguments(text, tmp_path / "run")],
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=300,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr

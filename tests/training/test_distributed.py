@@ -24,7 +24,7 @@ def run(processes: int, **arguments) -> subprocess.CompletedProcess:
         [sys.executable, *(launcher if processes > 1 else []), str(PROGRAM), json.dumps(arguments)],
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=300,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
 
