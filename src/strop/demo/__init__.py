@@ -4,10 +4,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from strop.bench import machine
 from strop.data.text import load_corpus
 from strop.demo import report
-from strop.demo.race import race
+from strop.demo.race import choose_threads, race
 from strop.tasks.language.presets import PRESETS
 from strop.training import for_stdout
 
@@ -26,12 +28,14 @@ class Options:
         out: Folder of the report. The report of an earlier demo there is replaced.
         minutes: What all of it may take, at most. On a slow machine fewer epochs are trained.
         seed: Of the initial weights and of the dropout masks.
+        threads: CPU threads. By default torch's choice, or one if that is faster on a busy machine.
     """
 
     data: Path | None = None
     out: Path = Path("runs/demo")
     minutes: float = 5.5
     seed: int = 0
+    threads: int | None = None
 
 
 def run(options: Options) -> int:
@@ -39,12 +43,18 @@ def run(options: Options) -> int:
     start, load = time.monotonic(), machine.load()
     if not options.minutes > 0:
         raise ValueError(f"minutes: {options.minutes}; a time above 0 is needed")
+    if options.threads is not None:
+        if options.threads < 1:
+            raise ValueError(f"threads: {options.threads}; at least 1 is needed")
+        torch.set_num_threads(options.threads)
     report.prepare(options.out)
     preset = PRESETS["small"]
     progress = for_stdout("demo")
     try:
         corpus = load_corpus(options.data)
         progress.say(corpus.describe())
+        if options.threads is None:
+            choose_threads(corpus, preset)
         racers = race(corpus, preset, options.seed, start + 60 * options.minutes, progress)
     finally:
         progress.close()

@@ -16,7 +16,8 @@ from strop.training.gradients import clip_gradients
 from strop.training.progress import describe
 
 EVALUATIONS = 4  # per epoch
-_TURN = 10  # steps
+_TURN = 10  # steps, or fewer on a machine that would need long for them
+_ROUND = 2.0  # seconds that a turn of each may take
 # Share of the time allowed that is planned with; the rest is for what the machine does meanwhile.
 _PLANNED = 0.85
 
@@ -106,24 +107,26 @@ def race(corpus: Corpus, preset: Preset, seed: int, deadline: float, progress: P
     machine become slower than it was then, all stop early, after the same number of steps.
     """
     reuse_freed_pages()
+    step_seconds = _step_seconds(corpus, preset, seed)
     racers = [Racer(corpus, preset, dropout, seed) for dropout in DROPOUTS]
     start = time.monotonic()
     _evaluate(racers)
     evaluation = time.monotonic() - start
     epoch = racers[0].steps_per_epoch
     left = _PLANNED * (deadline - time.monotonic())
-    cost = _step_seconds(corpus, preset, seed) * epoch + EVALUATIONS * evaluation
+    cost = step_seconds * epoch + EVALUATIONS * evaluation
     epochs = max(1, min(preset.epochs, int((left - evaluation) / cost)))
     progress.say(
         f"{' · '.join(DROPOUTS)}: {preset.layers} layers of {preset.units} units, p {preset.p}, "
-        f"{epochs} epochs of {epoch} steps, {torch.get_num_threads()} threads"
+        f"{epochs} epoch{'s' * (epochs > 1)} of {epoch} steps, {torch.get_num_threads()} threads"
     )
     evaluate_at = sorted({max(1, round(epoch / EVALUATIONS * (i + 1))) for i in range(EVALUATIONS)})
+    turn = max(1, min(_TURN, int(_ROUND / step_seconds)))
     last, step = epochs * epoch, 0
     started = time.monotonic()
     while step < last:
         done = step % epoch
-        stop = min(done + _TURN, next(at for at in evaluate_at if at > done))
+        stop = min(done + turn, next(at for at in evaluate_at if at > done))
         for racer in racers:
             racer.advance(stop - done)
         step += stop - done
@@ -154,12 +157,25 @@ def race(corpus: Corpus, preset: Preset, seed: int, deadline: float, progress: P
     return racers
 
 
-def _step_seconds(corpus: Corpus, preset: Preset, seed: int) -> float:
+def choose_threads(corpus: Corpus, preset: Preset) -> None:
+    """Takes one thread where that is faster than torch's choice.
+
+    Where other programs keep the cores busy, several threads mostly wait for each other.
+    """
+    several = torch.get_num_threads()
+    torch.set_num_threads(1)
+    if several > 1:
+        alone = _step_seconds(corpus, preset, 0, steps=2)
+        torch.set_num_threads(several)
+        if _step_seconds(corpus, preset, 0, steps=2) > alone:
+            torch.set_num_threads(1)
+
+
+def _step_seconds(corpus: Corpus, preset: Preset, seed: int, steps: int = _TURN) -> float:
     """What a step of all kinds together takes, measured on models of their own."""
     racers = [Racer(corpus, preset, dropout, seed) for dropout in DROPOUTS]
-    steps = min(_TURN, racers[0].steps_per_epoch)
     for racer in racers:
-        racer.advance(2)  # the first steps take longer
+        racer.advance(1)  # the first step takes longer
         racer.clock = StepClock(torch.device("cpu"))
     for racer in racers:
         racer.advance(steps)

@@ -53,10 +53,10 @@ PRESETS: dict[PresetName, Preset] = {
     "small": Preset(
         units=256,
         layers=2,
-        steps=35,
+        steps=20,
         batch=20,
         p=0.5,
-        init=0.05,
+        init=0.1,
         rate=1.0,
         decay=1.2,
         decay_after=6,
