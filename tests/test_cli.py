@@ -26,6 +26,11 @@ def arguments(text: Path, out: Path, *more: str) -> list[str]:
     return ["train", "lm", "--data", str(text), "--out", str(out), "--epochs", "2", *small, *more]
 
 
+def last(out: Path):
+    store = CheckpointStore(out / "checkpoints")
+    return store.load(store.latest())
+
+
 @pytest.fixture(autouse=True)
 def _threads():
     before = torch.get_num_threads()
@@ -136,15 +141,14 @@ def test_ctrl_c_saves_and_says_how_to_resume(text, tmp_path):
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
     assert errors.splitlines()[-1].endswith(f"to go on: strop train lm --out {out} --resume")
-    store = CheckpointStore(out / "checkpoints")
-    step = store.load(store.latest()).step
-    assert f"stopped at step {step} of" in errors
+    assert f"stopped at step {last(out).step} of" in errors
 
 
-def test_two_processes_train_a_language_model(text, tmp_path):
+def test_two_processes_train_the_language_model_that_one_trains(text, tmp_path):
+    assert cli.main(arguments(text, tmp_path / "one", "--p", "0")) == 0
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [*launcher, "-m", "strop", *arguments(text, tmp_path / "run")],
+        [*launcher, "-m", "strop", *arguments(text, tmp_path / "two", "--p", "0")],
         capture_output=True,
         text=True,
         timeout=300,
@@ -152,5 +156,7 @@ def test_two_processes_train_a_language_model(text, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("test perplexity") == 1
-    store = CheckpointStore(tmp_path / "run" / "checkpoints")
-    assert len(store.load(store.latest()).ranks) == 2
+    one, two = last(tmp_path / "one"), last(tmp_path / "two")
+    assert len(two.ranks) == 2
+    for name, weight in one.weights.items():
+        torch.testing.assert_close(two.weights[name], weight, rtol=1e-4, atol=1e-5)

@@ -39,8 +39,8 @@ def train(
 ) -> Result:
     """Trains `task`, and tests its best weights, which the leader's model then holds.
 
-    Raises RunError in one of its kinds: a folder or checkpoint that cannot be used, a loss that is no
-    number, an interruption.
+    `progress` stays open: who made it closes it. Raises RunError in one of its kinds: a folder or
+    checkpoint that cannot be used, a loss that is no number, an interruption.
     """
     return _Run(task, options, world or World(), progress or Silent()).result()
 
@@ -82,7 +82,6 @@ class _Run:
                     if self.curve is not None:
                         self.curve.close()
             finally:
-                self.progress.close()
                 if self.folder is not None:
                     self.folder.close()
 
