@@ -57,5 +57,26 @@ results: install
 	$(MAKE) bench
 	$(BIN)/strop report
 
+# The native kernels under AddressSanitizer and UndefinedBehaviorSanitizer, for each instruction set of this CPU.
+# The runtime comes first in the process, and with it what throws exceptions, or it could not intercept them.
+SANITIZED := LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive \
+	STROP_NATIVE_LIBRARY=build/sanitize/_native.so STROP_FUZZ_EXAMPLES=500 $(BIN)/python
+
+sanitize: install
+	$(BIN)/cmake -S . -B build/sanitize -G Ninja -DSTROP_SANITIZE=ON -DCMAKE_CXX_COMPILER=$(CXX) \
+		-DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DPython_EXECUTABLE=$(abspath $(BIN)/python)
+	$(BIN)/cmake --build build/sanitize
+	$(SANITIZED) -c 'from strop.ops import native; assert native.missing is None, native.missing'
+	@for isa in avx512 avx2 portable; do \
+		export STROP_ISA=$$isa; \
+		if $(SANITIZED) -c 'from strop.ops import native; raise SystemExit(native.missing is not None)'; then \
+			echo "sanitize: $$isa"; \
+			$(SANITIZED) -m pytest -q --capture=sys tests/ops -k "native and not process and not accurate" || exit 1; \
+		else \
+			echo "sanitize: this CPU has no $$isa"; \
+		fi; \
+	done
+
 clean:
 	rm -rf $(VENV) build dist
