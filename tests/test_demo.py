@@ -14,7 +14,7 @@ import pytest
 
 from strop import cli
 from strop.data.text import load_corpus
-from strop.demo.race import EVALUATIONS, Racer, race
+from strop.demo.racers import EVALUATIONS, Racer, race, shortened
 from strop.demo.report import Report
 from strop.tasks.language import DROPOUTS, PRESETS, train_language
 from strop.training import NonFiniteError, Silent
@@ -114,6 +114,13 @@ def test_fewer_epochs_where_there_is_no_time_for_all(text):
     planned = re.search(r"(\d+) epochs? of", said.said[0])
     assert planned is not None
     assert 1 <= int(planned[1]) < epochs
+
+
+def test_a_shorter_training_lowers_its_rate_as_long_before_the_end():
+    preset = replace(TINY, epochs=5, decay_after=2)
+    assert shortened(preset, 4) == replace(preset, epochs=4, decay_after=1)
+    assert shortened(preset, 1) == replace(preset, epochs=1, decay_after=0)
+    assert shortened(preset, 5) == preset
 
 
 def test_a_machine_that_becomes_slow_stops_all_at_the_same_step(text):

@@ -9,7 +9,7 @@ import torch
 from strop.bench import machine
 from strop.data.text import load_corpus
 from strop.demo import report
-from strop.demo.race import choose_threads, race
+from strop.demo.racers import choose_threads, race
 from strop.tasks.language.presets import PRESETS
 from strop.training import for_stdout
 

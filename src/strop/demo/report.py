@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from strop.bench import machine, records
-from strop.demo.race import Racer
+from strop.demo.racers import Racer
 from strop.tasks.language.presets import Dropout, Preset
 from strop.training import plot_curves, value_at
 from strop.training.files import write_atomically
@@ -134,14 +134,19 @@ class Report:
             ),
         )
 
+    @property
+    def length(self) -> str:
+        """Of the training, in epochs."""
+        return f"{self.epochs:.3g} epoch{'s' * (self.epochs != 1)}"
+
     def verdict(self) -> str:
         by_name = {line.dropout: line for line in self.lines}
         ours, theirs = by_name["nr-rh-st"], by_name[_BASELINE]
         return (
             f"After {self.seconds:.0f} s of training each, nr-rh-st is at valid perplexity "
             f"{ours.valid_ppl_equal_time:.1f} and {_BASELINE} at {theirs.valid_ppl_equal_time:.1f} "
-            f"({ours.valid_ppl_equal_time / theirs.valid_ppl_equal_time - 1:+.1%}); after {self.epochs:.4g} "
-            f"epochs each, at {ours.valid_ppl:.1f} and {theirs.valid_ppl:.1f} "
+            f"({ours.valid_ppl_equal_time / theirs.valid_ppl_equal_time - 1:+.1%}); after {self.length} "
+            f"each, at {ours.valid_ppl:.1f} and {theirs.valid_ppl:.1f} "
             f"({ours.valid_ppl / theirs.valid_ppl - 1:+.1%})."
         )
 
@@ -158,7 +163,7 @@ class Report:
         ]
 
     def show(self, folder: Path) -> None:
-        title = f"Perplexity after {self.epochs:.4g} epochs, and valid perplexity after {self.seconds:.0f} s"
+        title = f"Perplexity after {self.length}, and valid perplexity after {self.seconds:.0f} s"
         meanings = [f"{name}: {meaning}" for name, meaning in _MEANING.items()]
         print()
         records.show(title, self.header(), [[line.cells() for line in self.lines]], ["", *meanings])

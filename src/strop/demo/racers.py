@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -107,21 +108,18 @@ def race(corpus: Corpus, preset: Preset, seed: int, deadline: float, progress: P
     machine become slower than it was then, all stop early, after the same number of steps.
     """
     reuse_freed_pages()
-    step_seconds = _step_seconds(corpus, preset, seed)
-    racers = [Racer(corpus, preset, dropout, seed) for dropout in DROPOUTS]
-    start = time.monotonic()
-    _evaluate(racers)
-    evaluation = time.monotonic() - start
-    epoch = racers[0].steps_per_epoch
-    left = _PLANNED * (deadline - time.monotonic())
-    cost = step_seconds * epoch + EVALUATIONS * evaluation
-    epochs = max(1, min(preset.epochs, int((left - evaluation) / cost)))
+    cost = _measure(corpus, preset)
+    epochs = cost.epochs_in(_PLANNED * (deadline - time.monotonic()))
+    preset = shortened(preset, max(1, min(preset.epochs, epochs)))
+    epochs, epoch = preset.epochs, cost.steps_per_epoch
+    racers = _racers(corpus, preset, seed)
     progress.say(
         f"{' · '.join(DROPOUTS)}: {preset.layers} layers of {preset.units} units, p {preset.p}, "
         f"{epochs} epoch{'s' * (epochs > 1)} of {epoch} steps, {torch.get_num_threads()} threads"
     )
+    _evaluate(racers)
     evaluate_at = sorted({max(1, round(epoch / EVALUATIONS * (i + 1))) for i in range(EVALUATIONS)})
-    turn = max(1, min(_TURN, int(_ROUND / step_seconds)))
+    turn = max(1, min(_TURN, int(_ROUND / cost.step)))
     last, step = epochs * epoch, 0
     started = time.monotonic()
     while step < last:
@@ -131,7 +129,7 @@ def race(corpus: Corpus, preset: Preset, seed: int, deadline: float, progress: P
             racer.advance(stop - done)
         step += stop - done
         # The last evaluation, the test, and the report are still to come.
-        if time.monotonic() > deadline - 3 * evaluation:
+        if time.monotonic() > deadline - 3 * cost.evaluation:
             progress.say(f"time is running out: stopped after {step} of {last} steps")
             last = step
         if step == last or stop in evaluate_at:
@@ -157,29 +155,62 @@ def race(corpus: Corpus, preset: Preset, seed: int, deadline: float, progress: P
     return racers
 
 
+def shortened(preset: Preset, epochs: int) -> Preset:
+    """The preset with so many epochs; its learning rate begins to fall as long before the end."""
+    decay_after = max(0, preset.decay_after - (preset.epochs - epochs))
+    return replace(preset, epochs=epochs, decay_after=decay_after)
+
+
 def choose_threads(corpus: Corpus, preset: Preset) -> None:
     """Takes one thread where that is faster than torch's choice.
 
     Where other programs keep the cores busy, several threads mostly wait for each other.
     """
     several = torch.get_num_threads()
-    torch.set_num_threads(1)
     if several > 1:
-        alone = _step_seconds(corpus, preset, 0, steps=2)
+        racers = _racers(corpus, preset)
+        torch.set_num_threads(1)
+        alone = _step_seconds(racers, 2)
         torch.set_num_threads(several)
-        if _step_seconds(corpus, preset, 0, steps=2) > alone:
+        if _step_seconds(racers, 2) > alone:
             torch.set_num_threads(1)
 
 
-def _step_seconds(corpus: Corpus, preset: Preset, seed: int, steps: int = _TURN) -> float:
-    """What a step of all kinds together takes, measured on models of their own."""
-    racers = [Racer(corpus, preset, dropout, seed) for dropout in DROPOUTS]
+@dataclass(frozen=True)
+class _Cost:
+    """Seconds of a training step and of an evaluation, of all kinds together."""
+
+    step: float
+    evaluation: float
+    steps_per_epoch: int
+
+    def epochs_in(self, seconds: float) -> int:
+        """The epochs that fit, the evaluation before them and the test included."""
+        epoch = self.step * self.steps_per_epoch + self.evaluation * EVALUATIONS
+        return int((seconds - 2 * self.evaluation) / epoch)
+
+
+def _measure(corpus: Corpus, preset: Preset) -> _Cost:
+    """By training models that are then thrown away."""
+    racers = _racers(corpus, preset)
+    step = _step_seconds(racers, _TURN)
+    start = time.monotonic()
+    _evaluate(racers)
+    return _Cost(step, time.monotonic() - start, racers[0].steps_per_epoch)
+
+
+def _step_seconds(racers: Sequence[Racer], steps: int) -> float:
+    """Of all racers together."""
     for racer in racers:
         racer.advance(1)  # the first step takes longer
         racer.clock = StepClock(torch.device("cpu"))
     for racer in racers:
         racer.advance(steps)
     return sum(racer.clock.total() for racer in racers) / steps
+
+
+def _racers(corpus: Corpus, preset: Preset, seed: int = 0) -> list[Racer]:
+    return [Racer(corpus, preset, dropout, seed) for dropout in DROPOUTS]
 
 
 def _evaluate(racers: Sequence[Racer]) -> None:
