@@ -361,7 +361,11 @@ void lstm_backward(const float* gates, int64_t rows, int64_t units, const float*
       store(dgate + 3 * kGroup + v, d * squashed * o * (one - o));
       store(dcell + v, state * f);
     }
-    if (units < kGroup) std::memcpy(dc + b * stride, dcell, units * sizeof(float));
+    if (units < kGroup) {
+      std::memcpy(dc + b * stride, dcell, units * sizeof(float));
+      // Lanes without a unit: an infinite operand has made NaN of them, which BP would sum up.
+      for (int64_t gate = 0; gate < kPanel; gate += kGroup) std::fill_n(dgate + gate + units, kGroup - units, 0.0f);
+    }
   }
 }
 

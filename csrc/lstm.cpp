@@ -27,7 +27,7 @@ void pack_hidden(const float* h, int64_t hidden, const Keep& keep, int64_t t, co
 
 void lstm_forward(const LstmForward& a, const float* packed_w_hh) {
   Arena arena;
-  const auto [steps, batch, inputs, hidden] = a.size;
+  const int64_t steps = a.size.steps, batch = a.size.batch, inputs = a.size.inputs, hidden = a.size.hidden;
   const Panels panels = Panels::gates(hidden);
   const int64_t gates_of_step = panels.count * batch * kPanel;
 
@@ -100,7 +100,7 @@ void lstm_forward(const LstmForward& a, const float* packed_w_hh) {
 
 void lstm_backward(const LstmBackward& a) {
   Arena arena;
-  const auto [steps, batch, inputs, hidden] = a.size;
+  const int64_t steps = a.size.steps, batch = a.size.batch, inputs = a.size.inputs, hidden = a.size.hidden;
   const Panels panels = Panels::gates(hidden);
   const int64_t gates_of_step = panels.count * batch * kPanel, state = batch * hidden;
 
@@ -109,7 +109,9 @@ void lstm_backward(const LstmBackward& a) {
 
   // dh of the step at hand is dy plus what the next step sent back; the latter gathers in dh0.
   float* dh = arena.floats(state);
-  float* sums = arena.floats(threads() * batch * (divide_up(a.recurrent.width, threads()) + 1));
+  // Counted here: a worker's own number of threads may differ from the caller's.
+  const int64_t sums_of_thread = batch * (divide_up(a.recurrent.width, threads()) + 1);
+  float* sums = arena.floats(threads() * sums_of_thread);
   if (a.dh != nullptr) {
     std::copy_n(a.dh, state, a.dh0);
   } else {
@@ -145,7 +147,7 @@ void lstm_backward(const LstmBackward& a) {
     const float* mask = a.recurrent_mask == nullptr ? nullptr : a.recurrent_mask + t * a.mask_stride;
     parallel(a.recurrent.kept(t), [&](int64_t thread, int64_t begin, int64_t end) {
       const int64_t kept = end - begin;
-      float* sum = sums + thread * batch * (divide_up(a.recurrent.width, threads()) + 1);
+      float* sum = sums + thread * sums_of_thread;
       std::fill_n(sum, batch * kept, 0.0f);
       kernels().input_grad(dgates, batch * kPanel, batch, weight, panel_stride(hidden), panels.count, list + begin,
                            kept, sum, kept);
@@ -168,7 +170,7 @@ void lstm_backward(const LstmBackward& a) {
 
 void lstm_weight_grad(const LstmWeightGrad& a) {
   Arena arena;
-  const auto [steps, batch, inputs, hidden] = a.size;
+  const int64_t steps = a.size.steps, batch = a.size.batch, inputs = a.size.inputs, hidden = a.size.hidden;
   const Panels panels = Panels::gates(hidden);
   const int64_t gates_of_step = panels.count * batch * kPanel;
   const auto dgates_of = [&](int64_t t, int64_t first, int64_t, float*) {

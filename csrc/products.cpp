@@ -81,7 +81,7 @@ void pack_weight(const Weight& weight, float* packed) { pack_panels(weight, 0, w
 void forward_all(const Weight& weight, Steps size, const Keep& keep, const float* packed_x, const OpenPanel& open,
                  const ClosePanel& close) {
   Arena arena;
-  const auto [steps, batch] = size;
+  const int64_t steps = size.steps, batch = size.batch;
   const int64_t block = std::min(weight.units, kForwardUnits);
   float* panels = arena.floats(threads() * block * kPanel);
   float* scratch = arena.floats(threads() * batch * kPanel);
@@ -108,7 +108,7 @@ void forward_all(const Weight& weight, Steps size, const Keep& keep, const float
 
 void input_grad_all(const Weight& weight, Steps size, const Keep& keep, const PanelsOfStep& dy, float* dx) {
   Arena arena;
-  const auto [steps, batch] = size;
+  const int64_t steps = size.steps, batch = size.batch;
   const int64_t units = weight.units, width = keep.width;
   const int64_t slice_panels = std::min(kSlicePanels, weight.panels.count);
   float* slice = arena.floats(slice_panels * panel_stride(units));
@@ -151,7 +151,7 @@ void input_grad_all(const Weight& weight, Steps size, const Keep& keep, const Pa
 void weight_grad_all(const Panels& panels, int64_t units, Steps size, const Keep& keep, const float* packed_x,
                      const PanelsOfStep& dy, float* dw) {
   Arena arena;
-  const auto [steps, batch] = size;
+  const int64_t steps = size.steps, batch = size.batch;
   int64_t blocks = std::max<int64_t>(1, divide_up(units, kGradUnits));
   if (panels.count * blocks % threads() != 0 && units >= 64 * threads()) blocks *= threads();
   const int64_t block = divide_up(units, blocks);

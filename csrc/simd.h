@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 // Vectors must stay in registers, whatever the size of the caller.
 #define STROP_INLINE inline __attribute__((always_inline))
@@ -28,14 +29,18 @@ STROP_INLINE Vec floats(IVec v) { return reinterpret_cast<Vec>(v); }
 
 // Lane index of an interleave of a and b in runs of `run` lanes: the butterfly step that transposes
 // (odd = 0 gathers the first runs of each pair, odd = 1 the second ones).
+template <int run, int odd, int... l>
+STROP_INLINE Vec interleave(Vec a, Vec b, std::integer_sequence<int, l...>) {
+#if __has_builtin(__builtin_shufflevector)
+  return __builtin_shufflevector(a, b, ((l & ~run) + odd * run + (l & run ? kWidth : 0))...);
+#else
+  return __builtin_shuffle(a, b, IVec{((l & ~run) + odd * run + (l & run ? kWidth : 0))...});
+#endif
+}
+
 template <int run, int odd>
 STROP_INLINE Vec interleave(Vec a, Vec b) {
-  IVec lanes{};
-  for (int l = 0; l < kWidth; ++l) {
-    const bool from_b = l & run;
-    lanes[l] = (l & ~run) + odd * run + (from_b ? kWidth : 0);
-  }
-  return __builtin_shuffle(a, b, lanes);
+  return interleave<run, odd>(a, b, std::make_integer_sequence<int, kWidth>());
 }
 
 template <int run>
@@ -102,7 +107,8 @@ STROP_INLINE Vec exp(Vec x) {
   p = p * r + set1(1.6666665459e-1f);
   p = p * r + set1(5.0000001201e-1f);
   const Vec y = p * (r * r) + r + set1(1.0f);
-  return floats(bits(y) + (bits(shifted) << 23));
+  const Vec scaled = floats(bits(y) + (bits(shifted) << 23));
+  return x == x ? scaled : x;  // adding to the exponent can make a number of a NaN
 }
 
 STROP_INLINE Vec sigmoid(Vec x) { return set1(1.0f) / (set1(1.0f) + exp(-x)); }

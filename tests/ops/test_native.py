@@ -195,3 +195,35 @@ def test_linear_is_as_accurate_as_pytorch_at_size(shape):
     for name, value in truth.items():
         ours, theirs = (found[name].double() - value).norm(), (torchs[name] - value).norm()
         assert ours <= 2 * theirs, f"{name}: {ours / theirs:.2f} times the error of PyTorch's float32"
+
+
+def test_users_defaults_do_not_matter():
+    lstm, x = strop.LSTM(20, 33, recurrent_dropout=0.5), torch.randn(3, 2, 20)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            y, _ = lstm(x)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert (y.dtype, y.device.type) == (torch.float32, "cpu")
+    y.sum().backward()
+
+
+def test_a_nan_stays_one():
+    nan = torch.tensor(0x7FC00001, dtype=torch.int32).view(torch.float32)  # its low bits reach the exponent
+    y, _ = strop.LSTM(4, 5).eval()(nan.expand(2, 3, 4).contiguous())
+    assert y.isnan().all()
+
+
+def test_infinite_rows_leave_the_others_alone():
+    """33 units: the last panel has lanes without a unit, where 0 times infinity must not be summed up."""
+    x = torch.randn(2, 3, 4)
+    x[:, 1] = torch.inf
+    x.requires_grad_()
+    lstm = strop.LSTM(4, 33, recurrent_dropout=0.5)
+    with torch.no_grad():
+        lstm.weight_ih_l0.abs_()  # no inf - inf: gates saturate and their gradients are zero
+    y, _ = lstm(x)
+    y.sum().backward()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()

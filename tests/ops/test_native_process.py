@@ -69,13 +69,9 @@ def test_every_instruction_set_equals_the_oracle(isa):
 @built
 def test_an_instruction_set_that_does_not_exist():
     done = python("-c", TRAIN, STROP_ISA="nonsense")
-    assert done.returncode == 0, done.stderr
-    assert "STROP_ISA=nonsense is not available on this CPU" in done.stdout
-    assert "use one of: avx512, avx2, portable" in done.stdout
-    done = python("-c", TRAIN, STROP_ISA="nonsense", STROP_BACKEND="native")
     assert done.returncode != 0
-    assert "backend 'native' was asked for and cannot run" in done.stderr
-    assert "STROP_ISA=nonsense" in done.stderr
+    assert "STROP_ISA=nonsense is not available on this CPU" in done.stderr
+    assert "use one of: avx512, avx2, portable" in done.stderr
 
 
 def test_without_the_library_plain_pytorch_runs_and_says_so_once():

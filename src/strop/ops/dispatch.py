@@ -1,7 +1,8 @@
 """Which backend runs an operation, and why.
 
-``STROP_BACKEND`` names one for the whole process, ``use`` for a block of code; such an explicit request that
-cannot be met is an error. Otherwise the fastest that can run is taken, and falling back is logged once.
+``STROP_BACKEND`` names one for the whole process, ``use`` for a block of code (in all threads), ``STROP_ISA``
+the instruction set of the native one; such an explicit request that cannot be met is an error. Otherwise the
+fastest that can run is taken, and falling back is logged once.
 """
 
 from __future__ import annotations
@@ -97,6 +98,8 @@ def select(x: Tensor) -> str:
     reason = why_not("native", x)
     if reason is None:
         return "native"
+    if native.missing is not None and os.environ.get("STROP_ISA"):
+        raise RuntimeError(f"STROP_ISA asks for native kernels, which cannot run: {native.missing}")
     _log_once(reason)
     return "reference"
 

@@ -68,13 +68,18 @@ def _lists(keep: Keep | None) -> tuple[Tensor | None, Tensor | None, float]:
     return keep.index.contiguous(), count, float(keep.scale)
 
 
+def _empty(like: Tensor, *shape: int) -> Tensor:
+    # Not of torch's default dtype and device, which a user may have set.
+    return torch.empty(shape, dtype=like.dtype, device=like.device)
+
+
 def _contiguous(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.contiguous()
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, keep: Keep | None) -> Tensor:
     """FP: see ``products.forward``."""
-    y = torch.empty(*x.shape[:2], weight.shape[0])
+    y = _empty(x, *x.shape[:2], weight.shape[0])
     x, weight, bias = x.contiguous(), weight.contiguous(), _contiguous(bias)
     torch.ops.strop.linear_forward(x, weight, bias, *_lists(keep), y)
     return y
@@ -82,14 +87,14 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, keep: Keep | None) -
 
 def input_grad(dy: Tensor, weight: Tensor, keep: Keep | None) -> Tensor:
     """BP: see ``products.input_grad``."""
-    dx = torch.empty(*dy.shape[:2], weight.shape[1])
+    dx = _empty(dy, *dy.shape[:2], weight.shape[1])
     torch.ops.strop.linear_input_grad(dy.contiguous(), weight.contiguous(), *_lists(keep), dx)
     return dx
 
 
 def weight_grad(x: Tensor, dy: Tensor, keep: Keep | None) -> Tensor:
     """WG: see ``products.weight_grad``."""
-    dw = torch.empty(dy.shape[2], x.shape[2])
+    dw = _empty(x, dy.shape[2], x.shape[2])
     torch.ops.strop.linear_weight_grad(x.contiguous(), dy.contiguous(), *_lists(keep), dw)
     return dw
 
@@ -112,8 +117,8 @@ def lstm_forward(
     four gates of 16 units, and all cell states ``[T, B, H]``.
     """
     steps, batch, hidden = x.shape[0], x.shape[1], h0.shape[1]
-    y, cells = torch.empty(steps, batch, hidden), torch.empty(steps, batch, hidden)
-    gates = torch.empty(steps, -(-hidden // _GROUP), batch, _PANEL)
+    y, cells = _empty(x, steps, batch, hidden), _empty(x, steps, batch, hidden)
+    gates = _empty(x, steps, -(-hidden // _GROUP), batch, _PANEL)
     torch.ops.strop.lstm_forward(
         x.contiguous(),
         h0.contiguous(),
@@ -150,9 +155,9 @@ def lstm_backward(
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     """BP through time: see ``recurrence.lstm_backward``. The gates' gradients are in panels."""
     gates, cells = saved
-    dgates = torch.empty(gates.shape)
-    dx = torch.empty(x.shape) if need_dx else None
-    dh0, dc0 = torch.empty(h0.shape), torch.empty(c0.shape)
+    dgates = torch.empty_like(gates)
+    dx = _empty(x, *x.shape) if need_dx else None
+    dh0, dc0 = _empty(x, *h0.shape), _empty(x, *c0.shape)
     torch.ops.strop.lstm_backward(
         _contiguous(dy),
         _contiguous(dh_last),
@@ -184,7 +189,7 @@ def lstm_weight_grad(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """WG: see ``recurrence.lstm_weight_grad``."""
     rows, hidden = 4 * y.shape[2], y.shape[2]
-    dw_ih, dw_hh, db = torch.empty(rows, x.shape[2]), torch.empty(rows, hidden), torch.empty(rows)
+    dw_ih, dw_hh, db = _empty(x, rows, x.shape[2]), _empty(x, rows, hidden), _empty(x, rows)
     torch.ops.strop.lstm_weight_grad(
         x.contiguous(),
         y.contiguous(),
@@ -213,7 +218,7 @@ def lstm_eval(
     Returns:
         The last layer's h of every step ``[T, B, H]``, and the last h and c of every layer.
     """
-    y, h, c = torch.empty(*x.shape[:2], h0.shape[2]), torch.empty(h0.shape), torch.empty(c0.shape)
+    y, h, c = _empty(x, *x.shape[:2], h0.shape[2]), _empty(x, *h0.shape), _empty(x, *c0.shape)
     x, h0, c0 = x.contiguous(), h0.contiguous(), c0.contiguous()
     torch.ops.strop.lstm_eval(x, h0, c0, [weight.contiguous() for weight in weights], has_bias, y, h, c)
     return y, h, c
