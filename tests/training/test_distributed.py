@@ -11,17 +11,17 @@ import pytest
 import torch
 from toy_run import ToyTask
 
-from strop.training import LoopOptions, RunError, World, read_curve, train
+from strop.training import CheckpointError, LoopOptions, RunError, World, read_curve, train
 from strop.training.checkpoint import CheckpointStore
 from strop.training.distributed import stream_seed
 
 PROGRAM = Path(__file__).with_name("toy_run.py")
 
 
-def run(processes: int, **arguments) -> subprocess.CompletedProcess:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+def run_two(**arguments) -> subprocess.CompletedProcess:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     return subprocess.run(
-        [sys.executable, *(launcher if processes > 1 else []), str(PROGRAM), json.dumps(arguments)],
+        [sys.executable, *launcher, str(PROGRAM), json.dumps(arguments)],
         capture_output=True,
         text=True,
         timeout=300,
@@ -41,7 +41,7 @@ def assert_same(a, b):
 def test_two_processes_learn_what_one_learns_on_the_joined_batch(tmp_path):
     options = LoopOptions(tmp_path / "1", epochs=1, clip=0.5, tensorboard=False, plot=False)
     train(ToyTask(dropout=0.0), options)
-    done = run(2, out=str(tmp_path / "2"), dropout=0.0, epochs=1, clip=0.5)
+    done = run_two(out=str(tmp_path / "2"), dropout=0.0, epochs=1, clip=0.5)
     assert done.returncode == 0, done.stderr
     one, two = last(tmp_path / "1"), last(tmp_path / "2")
     for name, weight in one.weights.items():
@@ -53,19 +53,19 @@ def test_two_processes_learn_what_one_learns_on_the_joined_batch(tmp_path):
 
 
 def test_two_processes_draw_other_masks_the_same_ones_every_time_and_resume_exactly(tmp_path):
-    done = run(2, out=str(tmp_path / "a"), epochs=2)
+    done = run_two(out=str(tmp_path / "a"), epochs=2)
     assert done.returncode == 0, done.stderr
     whole = last(tmp_path / "a")
     states = [state["generators"]["torch"] for state in whole.ranks]
     assert not torch.equal(*states)
-    done = run(2, out=str(tmp_path / "b"), epochs=2, signal_at=15)
+    done = run_two(out=str(tmp_path / "b"), epochs=2, signal_at=15)
     assert done.returncode != 0
     assert "InterruptedRunError: stopped at step 16" in done.stderr
     shutil.copytree(tmp_path / "b", tmp_path / "c")
-    refused = run(1, out=str(tmp_path / "c"), epochs=2, resume=True)
-    assert refused.returncode == 2
-    assert "written by 2 processes, now there are 1" in refused.stderr
-    done = run(2, out=str(tmp_path / "b"), epochs=2, resume=True)
+    alone = LoopOptions(tmp_path / "c", epochs=2, resume=True, tensorboard=False, plot=False)
+    with pytest.raises(CheckpointError, match=r"written by 2 processes, now there are 1.*nproc-per-node 2"):
+        train(ToyTask(), alone)
+    done = run_two(out=str(tmp_path / "b"), epochs=2, resume=True)
     assert done.returncode == 0, done.stderr
     assert_same(last(tmp_path / "b"), whole)
 

@@ -74,7 +74,7 @@ def assert_same_end(out: Path, whole: Path) -> None:
 
 
 # 0: a checkpoint after every step, so that kills fall into the writing. 1e9: at the ends of epochs only.
-@pytest.mark.parametrize("checkpoint_seconds", [0, 0.02, 1e9])
+@pytest.mark.parametrize("checkpoint_seconds", [0, 1e9])
 def test_a_run_killed_at_random_steps_ends_with_the_same_weights(tmp_path, whole, checkpoint_seconds):
     out = tmp_path / "run"
     arguments = {"out": str(out), "evaluations": 2, "checkpoint_seconds": checkpoint_seconds}
