@@ -4,6 +4,7 @@ Started by `torchrun`, which sets RANK, WORLD_SIZE and the meeting point in the 
 owns its batch columns, hidden state and generators; gradients are averaged by DistributedDataParallel.
 """
 
+import gc
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
@@ -92,4 +93,7 @@ def world() -> Iterator[World]:
     try:
         yield World(dist.get_rank(), dist.get_world_size())
     finally:
+        # DistributedDataParallel sits in reference cycles and holds the group: if it is freed only while the
+        # interpreter shuts down, the group's threads abort the process (seen in 1 of 20 runs).
+        gc.collect()
         dist.destroy_process_group()
