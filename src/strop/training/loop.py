@@ -82,6 +82,8 @@ class _Run:
                     if self.curve is not None:
                         self.curve.close()
             finally:
+                # A traceback may keep this object; a data-parallel wrapper must go before its process group.
+                self.model = self.task.model
                 if self.folder is not None:
                     self.folder.close()
 
