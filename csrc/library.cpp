@@ -285,8 +285,8 @@ double fma_peak_op(int64_t iterations) {
   STD_TORCH_CHECK(iterations > 0, "iterations must be positive, not ", iterations);
   std::vector<double> operations(static_cast<size_t>(threads()), 0.0);
   const auto start = std::chrono::steady_clock::now();
-  parallel(threads(), [&](int64_t thread, int64_t, int64_t) {
-    operations[static_cast<size_t>(thread)] = kernels().fma_chain(iterations);
+  parallel(threads(), 1, [&](int64_t thread, int64_t, int64_t) {
+    operations[static_cast<size_t>(thread)] += kernels().fma_chain(iterations);
   });
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   double total = 0.0;

@@ -6,6 +6,7 @@ namespace strop {
 namespace {
 
 constexpr int64_t kBatchTile = 6;  // rows of the batch in one item of the forward step
+constexpr int64_t kGradChunk = 32;  // units in one item of the backward step
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -76,7 +77,7 @@ void lstm_forward(const LstmForward& a, const float* packed_w_hh) {
     const float* c_before = t == 0 ? a.c0 : a.cells + (t - 1) * batch * hidden;
     float* cells = a.cells + t * batch * hidden;
     float* h = a.y + t * batch * hidden;
-    parallel(panels.count * tiles, [&](int64_t, int64_t begin, int64_t end) {
+    parallel(panels.count * tiles, grain(panels.count * tiles, tiles), [&](int64_t, int64_t begin, int64_t end) {
       for (int64_t item = begin; item < end;) {
         const int64_t p = item / tiles, first_tile = item % tiles;
         const int64_t last_tile = std::min(tiles, first_tile + end - item);
@@ -109,9 +110,7 @@ void lstm_backward(const LstmBackward& a) {
 
   // dh of the step at hand is dy plus what the next step sent back; the latter gathers in dh0.
   float* dh = arena.floats(state);
-  // Counted here: a worker's own number of threads may differ from the caller's.
-  const int64_t sums_of_thread = batch * (divide_up(a.recurrent.width, threads()) + 1);
-  float* sums = arena.floats(threads() * sums_of_thread);
+  float* sums = arena.floats(threads() * batch * kGradChunk);
   if (a.dh != nullptr) {
     std::copy_n(a.dh, state, a.dh0);
   } else {
@@ -126,7 +125,7 @@ void lstm_backward(const LstmBackward& a) {
   for (int64_t t = steps - 1; t >= 0; --t) {
     const float* c_before = t == 0 ? a.c0 : a.cells + (t - 1) * state;
     float* dgates = a.dgates + t * gates_of_step;
-    parallel(panels.count, [&](int64_t, int64_t begin, int64_t end) {
+    parallel(panels.count, grain(panels.count, 4), [&](int64_t, int64_t begin, int64_t end) {
       for (int64_t p = begin; p < end; ++p) {
         const int64_t unit = p * kGroup, units = std::min(kGroup, hidden - unit);
         for (int64_t b = 0; b < batch; ++b) {
@@ -145,9 +144,9 @@ void lstm_backward(const LstmBackward& a) {
 
     const int32_t* list = a.recurrent.row(t);
     const float* mask = a.recurrent_mask == nullptr ? nullptr : a.recurrent_mask + t * a.mask_stride;
-    parallel(a.recurrent.kept(t), [&](int64_t thread, int64_t begin, int64_t end) {
+    parallel(a.recurrent.kept(t), kGradChunk, [&](int64_t thread, int64_t begin, int64_t end) {
       const int64_t kept = end - begin;
-      float* sum = sums + thread * sums_of_thread;
+      float* sum = sums + thread * batch * kGradChunk;
       std::fill_n(sum, batch * kept, 0.0f);
       kernels().input_grad(dgates, batch * kPanel, batch, weight, panel_stride(hidden), panels.count, list + begin,
                            kept, sum, kept);
@@ -191,7 +190,7 @@ void lstm_weight_grad(const LstmWeightGrad& a) {
   pack_columns(a.y, batch, hidden, later, later_mask, a.mask_stride, steps - 1, packed + width * batch);
   weight_grad_all(panels, hidden, {steps, batch}, a.recurrent, packed, dgates_of, a.dw_hh);
 
-  parallel(panels.count, [&](int64_t, int64_t begin, int64_t end) {
+  parallel(panels.count, grain(panels.count, 4), [&](int64_t, int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p) {
       float sum[kPanel] = {};
       for (int64_t t = 0; t < steps; ++t) kernels().column_sums(dgates_of(t, p, 1, nullptr), batch, sum);

@@ -51,7 +51,7 @@ void few_rows(const LstmEval& a, const Layer& layer) {
   for (int64_t t = 0; t < a.steps; ++t) {
     const float* before = t == 0 ? layer.h0 : layer.y + (t - 1) * state;
     float* h = layer.y + t * state;
-    parallel(panels.count, [&](int64_t, int64_t begin, int64_t end) {
+    parallel(panels.count, grain(panels.count, 4), [&](int64_t, int64_t begin, int64_t end) {
       for (int64_t p = begin; p < end; ++p) {
         const PanelRows rows = panels.rows(p);
         float* of_panel = gates + p * most * a.batch * kPanel;

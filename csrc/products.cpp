@@ -1,6 +1,7 @@
 #include "products.h"
 
 #include <algorithm>
+#include <vector>
 
 namespace strop {
 namespace {
@@ -9,6 +10,9 @@ constexpr int64_t kForwardUnits = 2560;  // FP: units of a panel packed at once;
 constexpr int64_t kGradUnits = 1536;     // WG: units accumulated at once; 384 KB
 constexpr int64_t kSlicePanels = 12;     // BP: panels of the weight packed at once
 constexpr int64_t kPackUnits = 256;      // packing: units in one item of work
+constexpr int64_t kItems = 24;           // chunks of work for each thread, so that threads end together,
+constexpr int64_t kCutUnits = 16;        // where that does not cut BP into pieces of fewer units
+constexpr int64_t kLeastGradUnits = 128; // or WG
 
 struct Range {
   int64_t begin, end;
@@ -26,7 +30,7 @@ int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // Panels first .. first + count - 1 of the weight, packed one after another.
 void pack_panels(const Weight& weight, int64_t first, int64_t count, float* packed) {
   const int64_t blocks = divide_up(weight.units, kPackUnits);
-  parallel(count * blocks, [&](int64_t, int64_t begin, int64_t end) {
+  parallel(count * blocks, grain(count * blocks, 4), [&](int64_t, int64_t begin, int64_t end) {
     for (int64_t item = begin; item < end; ++item) {
       const int64_t panel = item / blocks, unit = item % blocks * kPackUnits;
       kernels().pack(weight.data + unit, weight.units, weight.panels.rows(first + panel),
@@ -59,7 +63,7 @@ PanelRows Panels::rows(int64_t panel) const {
 
 void pack_columns(const float* x, int64_t batch, int64_t units, const Keep& keep, const float* mask,
                   int64_t mask_stride, int64_t steps, float* packed) {
-  parallel(steps, [&](int64_t, int64_t begin, int64_t end) {
+  parallel(steps, 1, [&](int64_t, int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       const int32_t* list = keep.row(t);
       const int64_t kept = keep.kept(t);
@@ -82,20 +86,24 @@ void forward_all(const Weight& weight, Steps size, const Keep& keep, const float
                  const ClosePanel& close) {
   Arena arena;
   const int64_t steps = size.steps, batch = size.batch;
-  const int64_t block = std::min(weight.units, kForwardUnits);
+  const int64_t blocks = divide_up(weight.units, kForwardUnits), block = divide_up(weight.units, blocks);
   float* panels = arena.floats(threads() * block * kPanel);
   float* scratch = arena.floats(threads() * batch * kPanel);
-  parallel(weight.panels.count * steps, [&](int64_t thread, int64_t begin, int64_t end) {
+  std::vector<int64_t> packed(static_cast<size_t>(threads()), -1);  // the block that a thread's panel holds
+  parallel(weight.panels.count * steps, grain(weight.panels.count * steps, steps), [&](int64_t thread, int64_t begin, int64_t end) {
     float* panel = panels + thread * block * kPanel;
     for (int64_t item = begin; item < end;) {
       const int64_t p = item / steps, first_step = item % steps;
       const int64_t last_step = std::min(steps, first_step + end - item);
-      for (int64_t unit = 0; unit == 0 || unit < weight.units; unit += block) {
-        const int64_t units = std::min(block, weight.units - unit);
-        kernels().pack(weight.data + unit, weight.units, weight.panels.rows(p), units, panel);
+      for (int64_t n = 0; n < blocks; ++n) {
+        const int64_t unit = n * block, units = std::min(block, weight.units - unit);
+        if (packed[thread] != p * blocks + n) {
+          packed[thread] = p * blocks + n;
+          kernels().pack(weight.data + unit, weight.units, weight.panels.rows(p), units, panel);
+        }
         for (int64_t t = first_step; t < last_step; ++t) {
           const auto [from, to] = within(keep.row(t), keep.kept(t), unit, unit + units);
-          float* out = open(t, p, unit == 0, scratch + thread * batch * kPanel);
+          float* out = open(t, p, n == 0, scratch + thread * batch * kPanel);
           kernels().forward(packed_x + (t * keep.width + from) * batch, batch, keep.row(t) + from, to - from,
                             panel - unit * kPanel, batch, out, nullptr);
           close(t, p, out);
@@ -116,17 +124,17 @@ void input_grad_all(const Weight& weight, Steps size, const Keep& keep, const Pa
   float* sums = arena.floats(steps * batch * width);
   std::fill_n(sums, steps * batch * width, 0.0f);
 
-  // Steps are cut further where they do not divide among the threads.
-  int64_t cuts = 1;
-  while (steps * cuts < 32 * threads() && steps * cuts % threads() != 0 && cuts < threads()) ++cuts;
+  // Few steps are cut further, so that threads end together.
+  const int64_t cuts = divide_up(kItems * threads(), steps), cut_units = divide_up(divide_up(width, cuts), kCutUnits) * kCutUnits;
 
   for (int64_t first = 0; first < weight.panels.count; first += slice_panels) {
     const int64_t count = std::min(slice_panels, weight.panels.count - first);
     pack_panels(weight, first, count, slice);
-    parallel(steps * cuts, [&](int64_t thread, int64_t begin, int64_t end) {
+    parallel(steps * cuts, 1, [&](int64_t thread, int64_t begin, int64_t end) {
       for (int64_t item = begin; item < end; ++item) {
         const int64_t t = item / cuts, cut = item % cuts;
-        const int64_t from = keep.kept(t) * cut / cuts, to = keep.kept(t) * (cut + 1) / cuts;
+        const int64_t from = cut * cut_units, to = std::min(keep.kept(t), from + cut_units);
+        if (from >= to) continue;
         const float* panels = dy(t, first, count, scratch + thread * slice_panels * batch * kPanel);
         kernels().input_grad(panels, batch * kPanel, batch, slice, panel_stride(units), count, keep.row(t) + from,
                              to - from, sums + t * batch * width + from, width);
@@ -134,7 +142,7 @@ void input_grad_all(const Weight& weight, Steps size, const Keep& keep, const Pa
     });
   }
 
-  parallel(steps, [&](int64_t, int64_t begin, int64_t end) {
+  parallel(steps, 1, [&](int64_t, int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       const int32_t* list = keep.row(t);
       const int64_t kept = keep.kept(t);
@@ -152,12 +160,12 @@ void weight_grad_all(const Panels& panels, int64_t units, Steps size, const Keep
                      const PanelsOfStep& dy, float* dw) {
   Arena arena;
   const int64_t steps = size.steps, batch = size.batch;
-  int64_t blocks = std::max<int64_t>(1, divide_up(units, kGradUnits));
-  if (panels.count * blocks % threads() != 0 && units >= 64 * threads()) blocks *= threads();
+  const int64_t wanted = divide_up(kItems * threads(), panels.count);
+  const int64_t blocks = std::max(divide_up(units, kGradUnits), std::min(wanted, divide_up(units, kLeastGradUnits)));
   const int64_t block = divide_up(units, blocks);
   float* grads = arena.floats(threads() * block * kPanel);
   float* scratch = arena.floats(threads() * batch * kPanel);
-  parallel(panels.count * blocks, [&](int64_t thread, int64_t begin, int64_t end) {
+  parallel(panels.count * blocks, 1, [&](int64_t thread, int64_t begin, int64_t end) {
     float* grad = grads + thread * block * kPanel;
     for (int64_t item = begin; item < end; ++item) {
       const int64_t p = item / blocks, unit = item % blocks * block;

@@ -4,22 +4,48 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 namespace strop {
 
 inline int64_t threads() { return std::max<int64_t>(1, torch::stable::get_num_threads()); }
 
-// Calls f(thread, begin, end) with [0, items) cut into one contiguous range per thread. Which thread computes an
-// item never changes the item's arithmetic, so results do not depend on the number of threads.
+// Calls f(thread, begin, end) until all of [0, items) is done, at most `grain` items at a time, all chunks but the
+// last a multiple of it. Each thread has a contiguous range of its own and takes over chunks of the others' when that is
+// done: the cores of a shared machine differ in speed from one millisecond to the next. Which thread computes an item
+// never changes the item's arithmetic, so results do not depend on the number of threads. `thread` is below
+// threads(), and no two calls of the same `thread` run at once.
 template <typename F>
-void parallel(int64_t items, const F& f) {
-  const int64_t parts = std::min(threads(), items);
+void parallel(int64_t items, int64_t grain, const F& f) {
+  struct alignas(64) Range {
+    std::atomic<int64_t> next;
+    int64_t end;
+  };
+  const int64_t chunks = (items + grain - 1) / grain, parts = std::min(threads(), chunks);
   if (parts <= 0) return;
+  std::vector<Range> ranges(static_cast<size_t>(parts));
+  for (int64_t part = 0; part < parts; ++part) {
+    ranges[part].next.store(chunks * part / parts, std::memory_order_relaxed);
+    ranges[part].end = chunks * (part + 1) / parts;
+  }
   torch::stable::parallel_for(0, parts, 1, [&](int64_t first, int64_t last) {
-    for (int64_t part = first; part < last; ++part) f(part, items * part / parts, items * (part + 1) / parts);
+    for (int64_t part = first; part < last; ++part) {
+      for (int64_t other = 0; other < parts; ++other) {
+        Range& range = ranges[(part + other) % parts];
+        for (int64_t chunk; (chunk = range.next.fetch_add(1, std::memory_order_relaxed)) < range.end;) {
+          f(part, chunk * grain, std::min(items, (chunk + 1) * grain));
+        }
+      }
+    }
   });
+}
+
+// Items in one chunk: enough chunks that threads end together, and no more than `most` items in each.
+inline int64_t grain(int64_t items, int64_t most) {
+  return std::clamp<int64_t>(items / (8 * threads()), 1, std::max<int64_t>(most, 1));
 }
 
 // Scratch that lives as long as the Arena; arenas nest. The memory behind them is kept by the calling thread for
