@@ -14,6 +14,7 @@
 #include "linear.h"
 #include "lstm.h"
 #include "lstm_eval.h"
+#include "selection.h"
 
 namespace strop {
 namespace {
@@ -70,6 +71,11 @@ class Operands {
     auto* data = add(static_cast<float*>(tensor.mutable_data_ptr()), tensor, name, true);
     advise_huge(data, static_cast<size_t>(tensor.numel()) * sizeof(float));
     return data;
+  }
+
+  int32_t* output_list(const Tensor& tensor, const char* name, std::initializer_list<int64_t> shape) {
+    check_tensor(tensor, name, shape, ScalarType::Int);
+    return add(static_cast<int32_t*>(tensor.mutable_data_ptr()), tensor, name, true);
   }
 
   float* output(const Optional& tensor, const char* name, std::initializer_list<int64_t> shape) {
@@ -193,6 +199,16 @@ void linear_weight_grad_op(const Tensor x, const Tensor dy, const Optional index
                      use.output(dw, "dw", {s.outputs, s.inputs}));
 }
 
+void smallest_op(const Tensor keys, Tensor chosen) {
+  Operands use;
+  const int64_t rows = size(keys, "keys", 0, 2), columns = size(keys, "keys", 1, 2);
+  STD_TORCH_CHECK(chosen.defined() && chosen.dim() == 2 && chosen.size(1) <= columns, "chosen must have shape [", rows,
+                  ", at most ", columns, "]");
+  const int64_t kept = chosen.size(1);
+  smallest(use.list(keys, "keys", {rows, columns}), rows, columns, kept,
+           use.output_list(chosen, "chosen", {rows, kept}));
+}
+
 LstmSize lstm_size(const Tensor& x, const Tensor& h0) {
   const LstmSize s{size(x, "x", 0, 3), size(x, "x", 1, 3), size(x, "x", 2, 3), size(h0, "h0", 1, 2)};
   STD_TORCH_CHECK(s.hidden < kLargest / 4, "hidden size must be below 2^29, not ", s.hidden);
@@ -302,6 +318,7 @@ std::string isa_op() { return kernels().name; }
 STABLE_TORCH_LIBRARY(strop, m) {
   m.def("isa() -> str");
   m.def("fma_peak(int iterations) -> float");
+  m.def("smallest(Tensor keys, Tensor(a!) chosen) -> ()");
   m.def(
       "linear_forward(Tensor x, Tensor weight, Tensor? bias, Tensor? index, Tensor? count, float scale, "
       "Tensor(a!) y) -> ()");
@@ -329,6 +346,7 @@ STABLE_TORCH_LIBRARY(strop, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(strop, CPU, m) {
+  m.impl("smallest", TORCH_BOX(&strop::smallest_op));
   m.impl("linear_forward", TORCH_BOX(&strop::linear_forward_op));
   m.impl("linear_input_grad", TORCH_BOX(&strop::linear_input_grad_op));
   m.impl("linear_weight_grad", TORCH_BOX(&strop::linear_weight_grad_op));

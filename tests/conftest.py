@@ -60,6 +60,7 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> None:
         (torch, "empty_like"),
         (torch.Tensor, "new_empty"),
         (torch, "empty_strided"),
+        (strop.ops.memory, "empty"),
     ):
         monkeypatch.setattr(owner, name, poisoned(getattr(owner, name)))
 

@@ -97,6 +97,10 @@ def well_formed(call: Call) -> Arguments:
     def weight(rows: int, columns: int) -> Tensor:
         return normal(rows, columns) / columns**0.5
 
+    if call.op == "smallest":
+        # Few different keys for some calls, so that many are equal.
+        keys = torch.randint(-(2**31), 2**31, (T, N), generator=generator) // (2**30 if call.optional else 1)
+        return {"keys": keys.int(), "chosen": torch.full((T, min(N, H)), -7, dtype=torch.int32)}
     index, count, scale = keep_lists(call.lists, T, N, generator)
     arguments: Arguments = {"index": index, "count": count, "scale": scale}
     if call.op.startswith("linear"):
@@ -166,6 +170,9 @@ def expected(op: str, arguments: Arguments) -> dict[str, Tensor]:
         if op == "linear_input_grad":
             return {"dx": products.input_grad(a["dy"], a["weight"], keep)}
         return {"dw": products.weight_grad(a["x"], a["dy"], keep)}
+    if op == "smallest":
+        order = a["keys"].sort(dim=1, stable=True).indices[:, : a["chosen"].shape[1]]
+        return {"chosen": order.sort(1).values.double()}
     if op == "lstm_eval":
         return _expected_eval(a)
     inputs, hidden = a["w_ih" if op == "lstm_backward" else "x"].shape[-1], a[results_of(op)[-1]].shape[-1]

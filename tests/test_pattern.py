@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from strop.ops import dispatch, native, selection
 from strop.pattern import CASES, Mask, Pattern
 
 SHARED = ["structured", "fixed"]
@@ -296,3 +297,17 @@ def test_unknown_name_is_refused():
 def test_masks_that_contradict_themselves_are_refused(index, count, keep, message):
     with pytest.raises(ValueError, match=message):
         Mask(2, 3, 4, 1.0, index, count, keep)
+
+
+@pytest.mark.skipif(not dispatch.available("native"), reason="no native kernels")
+@pytest.mark.parametrize(
+    ("rows", "columns", "kept"), [(1, 1, 1), (3, 7, 7), (35, 650, 325), (9, 1500, 2), (20, 3, 1)]
+)
+@pytest.mark.parametrize("distinct", [1, 3, 2**20])
+def test_every_backend_chooses_the_same_units(rows, columns, kept, distinct):
+    keys = torch.randint(-distinct, distinct, (rows, columns), dtype=torch.int32)
+    expected = keys.sort(dim=1, stable=True).indices[:, :kept].sort(1).values
+    for module in (native, selection):
+        chosen = module.smallest(keys, kept)
+        assert chosen.dtype == torch.int32
+        assert torch.equal(chosen.long(), expected), module.__name__

@@ -50,6 +50,16 @@ def _keep(mask: Mask | None) -> Keep | None:
     return None if mask is None or mask.index is None else Keep(mask.index, mask.count, mask.scale)
 
 
+def _from_second_step(keep: Keep | None, steps: int, units: int, device: torch.device) -> Keep:
+    """``keep`` without the first step's columns, which are zero."""
+    if keep is None:
+        keep = Keep(torch.arange(units, dtype=torch.int32, device=device).expand(steps, units), None, 1.0)
+    index = keep.index.clone(memory_format=torch.contiguous_format)
+    count = index.new_full((steps,), index.shape[1]) if keep.count is None else keep.count.clone()
+    index[0], count[0] = units, 0
+    return Keep(index, count, keep.scale)
+
+
 def check_mask(
     name: str, mask: Mask | None, steps: int, batch: int, units: int, device: torch.device
 ) -> None:
@@ -150,7 +160,7 @@ class _LSTM(torch.autograd.Function):
 
 def lstm(
     x: Tensor,
-    hx: tuple[Tensor, Tensor],
+    hx: tuple[Tensor, Tensor] | None,
     weight_ih: Tensor,
     weight_hh: Tensor,
     bias_ih: Tensor | None = None,
@@ -167,7 +177,7 @@ def lstm(
 
     Args:
         x: ``[steps, batch, input]``.
-        hx: h0 and c0, ``[batch, hidden]`` each.
+        hx: h0 and c0, ``[batch, hidden]`` each, or None for zeros, which spares the first step's products.
         weight_ih, weight_hh, bias_ih, bias_hh: ``[4 * hidden, input]``, ``[4 * hidden, hidden]`` and
             ``[4 * hidden]``, gates in torch's order.
         input_mask, recurrent_mask: masks drawn for ``[steps, batch, input]`` and
@@ -184,7 +194,7 @@ def lstm(
     if weight_hh.dim() != 2 or weight_hh.shape[0] != 4 * weight_hh.shape[1] or 0 in weight_hh.shape:
         raise ValueError(f"weight_hh must be [4 * hidden, hidden], got {list(weight_hh.shape)}")
     hidden = weight_hh.shape[1]
-    h0, c0 = hx
+    h0, c0 = (x.new_zeros(batch, hidden),) * 2 if hx is None else hx
     with _without_autocast(x) as autocast:
         if autocast is not None:
             x, h0, c0 = (tensor.to(weight_hh.dtype) for tensor in (x, h0, c0))
@@ -201,6 +211,9 @@ def lstm(
         multiplier = None
         if recurrent_mask is not None and recurrent_mask.index is None:
             multiplier = recurrent_mask.multiplier(x.dtype)
+        recurrent_keep = _keep(recurrent_mask)
+        if hx is None and multiplier is None:
+            recurrent_keep = _from_second_step(recurrent_keep, steps, hidden, x.device)
         y, h, c = _LSTM.apply(
             x,
             h0,
@@ -210,14 +223,19 @@ def lstm(
             bias_ih,
             bias_hh,
             _keep(input_mask),
-            _keep(recurrent_mask),
+            recurrent_keep,
             multiplier,
         )
     return y, (h, c)
 
 
+def _zeros(x: Tensor, layers: int, weights: list[Tensor]) -> tuple[Tensor, Tensor]:
+    zeros = x.new_zeros(layers, x.shape[1], weights[1].shape[1])
+    return zeros, zeros
+
+
 def dense_lstm(
-    x: Tensor, hx: tuple[Tensor, Tensor], weights: list[Tensor], has_bias: bool
+    x: Tensor, hx: tuple[Tensor, Tensor] | None, weights: list[Tensor], has_bias: bool
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """A stack of LSTM layers with nothing dropped, by the fastest way there is.
 
@@ -225,7 +243,7 @@ def dense_lstm(
 
     Args:
         x: ``[steps, batch, input]``.
-        hx: h0 and c0, ``[layers, batch, hidden]`` each.
+        hx: h0 and c0, ``[layers, batch, hidden]`` each, or None for zeros.
         weights: of each layer in turn weight_ih, weight_hh and, if ``has_bias``, bias_ih and bias_hh.
 
     Returns:
@@ -235,15 +253,17 @@ def dense_lstm(
     layers = len(weights) // each
     autocast = torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
     if autocast or torch.compiler.is_compiling() or not x.numel() or dispatch.select(x) != "native":
+        hx = _zeros(x, layers, weights) if hx is None else hx
         y, h, c = torch._VF.lstm(x, hx, weights, has_bias, layers, 0.0, False, False, False)
         return y, (h, c)
-    if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *hx, *weights))):
+    if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *(hx or ()), *weights))):
+        hx = _zeros(x, layers, weights) if hx is None else hx
         y, h, c = dispatch.recurrence(x).lstm_eval(x, *hx, weights, has_bias)
         return y, (h, c)
     hs, cs = [], []
     for layer in range(layers):
         of_layer = weights[layer * each : (layer + 1) * each]
-        x, (h, c) = lstm(x, (hx[0][layer], hx[1][layer]), *of_layer)
+        x, (h, c) = lstm(x, None if hx is None else (hx[0][layer], hx[1][layer]), *of_layer)
         hs.append(h)
         cs.append(c)
     return x, (torch.stack(hs), torch.stack(cs))

@@ -14,6 +14,8 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+from strop.ops import dispatch
+
 #: batch extent and time extent of the cases I to IV; None spans the whole axis.
 CASES: dict[str, tuple[int | None, int | None]] = {
     "random": (1, 1),
@@ -21,9 +23,6 @@ CASES: dict[str, tuple[int | None, int | None]] = {
     "structured": (None, 1),
     "fixed": (None, None),
 }
-
-# An index list is int32, so a position fits below a 31-bit random number in one int64 key.
-_POSITION_BITS = 31
 
 
 def check_probability(name: str, p: float) -> float:
@@ -162,16 +161,11 @@ class Pattern:
     ) -> Tensor:
         """``rows`` uniform choices of the kept blocks without replacement: int32 ``[rows, kept]``, sorted.
 
-        The blocks with the smallest random keys are kept. A key carries its own position in its low
-        bits, so no two are equal and exactly ``kept`` of them lie at or below the kept-th.
+        The blocks with the smallest random keys are kept.
         """
         kept = self.kept(blocks * self.block) // self.block
-        positions = torch.arange(blocks, dtype=torch.int32, device=device)
         keys = torch.empty(rows, blocks, dtype=torch.int32, device=device).random_(generator=generator)
-        keys = keys.long().bitwise_left_shift_(_POSITION_BITS).add_(positions)
-        # The kept-th key by topk, which is faster than kthvalue.
-        last = keys.topk(kept, 1, largest=False, sorted=False).values.amax(1, keepdim=True)
-        return positions.expand(rows, blocks).masked_select(keys <= last).view(rows, kept)
+        return dispatch.selection(keys.device).smallest(keys, kept)
 
     def _keep(
         self, rows: int, blocks: int, generator: torch.Generator | None, device: torch.device | str | None

@@ -153,7 +153,7 @@ class LSTM(nn.RNNBase):
             RuntimeError, TypeError, ValueError: a shape, dtype or device does not fit, as in torch.
         """
         self._update_flat_weights()
-        hx = self._checked(input, hx)
+        self._check(input, hx)
         x = input.transpose(0, 1) if self.batch_first else input
         if x.shape[0] == 0:
             raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
@@ -165,13 +165,13 @@ class LSTM(nn.RNNBase):
             y, hx = self._dropped_forward(x, hx, masks)
         return y.transpose(0, 1) if self.batch_first else y, hx
 
-    def _dropped_forward(self, x: Tensor, hx: Hidden, masks: Masks) -> tuple[Tensor, Hidden]:
+    def _dropped_forward(self, x: Tensor, hx: Hidden | None, masks: Masks) -> tuple[Tensor, Hidden]:
         hs, cs = [], []
         for layer in range(self.num_layers):
             weights = [getattr(self, name) for name in self._all_weights[layer]]
             x, (h, c) = functional.lstm(
                 x,
-                (hx[0][layer], hx[1][layer]),
+                None if hx is None else (hx[0][layer], hx[1][layer]),
                 *weights,
                 input_mask=masks.input[layer],
                 recurrent_mask=masks.recurrent[layer],
@@ -199,8 +199,8 @@ class LSTM(nn.RNNBase):
                 functional.check_mask(f"masks.{kind}[{layer}]", mask, steps, batch, units, x.device)
         return masks
 
-    def _checked(self, input: Tensor, hx: Hidden | None) -> Hidden:
-        """hx, or zeros, once both fit; torch's own errors where torch has one."""
+    def _check(self, input: Tensor, hx: Hidden | None) -> None:
+        """Refuse what does not fit; torch's own errors where torch has one."""
         if isinstance(input, PackedSequence):
             raise NotImplementedError("input: a PackedSequence is not supported yet: use torch.nn.LSTM")
         if input.dim() == 2:
@@ -219,8 +219,7 @@ class LSTM(nn.RNNBase):
         self.check_input(input, None)
         shape = self.get_expected_hidden_size(input, None)
         if hx is None:
-            zeros = torch.zeros(shape, dtype=input.dtype, device=input.device)
-            return zeros, zeros
+            return
         h, c = hx
         if h.dim() != 3 or c.dim() != 3:
             raise RuntimeError(
@@ -234,7 +233,6 @@ class LSTM(nn.RNNBase):
                     f"hidden[{index}] must be {input.dtype} on {input.device} as the input is, "
                     f"got {state.dtype} on {state.device}"
                 )
-        return h, c
 
     def extra_repr(self) -> str:
         """torch's, and what is dropped."""

@@ -20,6 +20,7 @@ from torch import Tensor
 
 import strop.ops.products
 import strop.ops.recurrence
+import strop.ops.selection
 from strop.ops import native
 
 _log = logging.getLogger("strop")
@@ -107,6 +108,13 @@ def select(x: Tensor) -> str:
 @cache
 def _log_once(reason: str) -> None:
     _log.warning("running on plain PyTorch, which is slower: %s", reason)
+
+
+def selection(device: torch.device) -> Any:
+    """The module with ``smallest`` for keys on ``device``; all of them choose the same units."""
+    asked = _forced or os.environ.get("STROP_BACKEND") or "native"
+    runs_native = asked == "native" and device.type == "cpu" and native.missing is None
+    return native if runs_native else strop.ops.selection
 
 
 def _wrapped(backend: ModuleType) -> Any:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from strop.ops import memory
 from strop.ops.products import Keep
 
 _PANEL, _GROUP = 64, 16  # columns of a panel of gates, and units that it serves
@@ -69,12 +70,18 @@ def _lists(keep: Keep | None) -> tuple[Tensor | None, Tensor | None, float]:
 
 
 def _empty(like: Tensor, *shape: int) -> Tensor:
-    # Not of torch's default dtype and device, which a user may have set.
-    return torch.empty(shape, dtype=like.dtype, device=like.device)
+    return memory.empty(shape, like.dtype)
 
 
 def _contiguous(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.contiguous()
+
+
+def smallest(keys: Tensor, kept: int) -> Tensor:
+    """The chosen units of a mask: see ``selection.smallest``."""
+    chosen = torch.empty(keys.shape[0], kept, dtype=torch.int32, device="cpu")
+    torch.ops.strop.smallest(keys.contiguous(), chosen)
+    return chosen
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, keep: Keep | None) -> Tensor:
@@ -155,7 +162,7 @@ def lstm_backward(
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     """BP through time: see ``recurrence.lstm_backward``. The gates' gradients are in panels."""
     gates, cells = saved
-    dgates = torch.empty_like(gates)
+    dgates = _empty(x, *gates.shape)
     dx = _empty(x, *x.shape) if need_dx else None
     dh0, dc0 = _empty(x, *h0.shape), _empty(x, *c0.shape)
     torch.ops.strop.lstm_backward(
