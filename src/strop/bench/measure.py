@@ -77,10 +77,16 @@ def now(device: torch.device) -> float:
 
 
 def interleave(
-    cases: Mapping[str, Case], seconds: float, *, least: int = 5
+    cases: Mapping[str, Case], seconds: float, *, least: int = 5, title: str = "measuring"
 ) -> dict[str, dict[str, list[float]]]:
     """Runs the cases in turn (A B C A B C …) for about `seconds`, at least `least` rounds after a first
     one that does not count, so that whatever else the machine does falls on all of them alike.
+
+    Args:
+        cases: by name.
+        seconds: how long, roughly.
+        least: rounds.
+        title: what the progress display calls it.
 
     Returns:
         For each case and name in its samples, the values of all rounds.
@@ -95,13 +101,14 @@ def interleave(
                     samples[name][key].append(value)
         if repetition == 0:
             start = perf_counter()
-        _progress(f"measuring: round {repetition}, {perf_counter() - start:.0f} of {seconds:.0f} s")
+        progress(f"{title}: round {repetition}, {perf_counter() - start:.0f} of {seconds:.0f} s")
         repetition += 1
-    _progress("")
+    progress("")
     return samples
 
 
-def _progress(line: str) -> None:
+def progress(line: str) -> None:
+    """Shows a line in place of the last one, where somebody watches; an empty one at the end."""
     if sys.stderr.isatty():
         sys.stderr.write(f"\r\033[K{line}")
         sys.stderr.flush()
