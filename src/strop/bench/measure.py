@@ -76,6 +76,26 @@ def now(device: torch.device) -> float:
     return perf_counter()
 
 
+class _Progress:
+    """Shows a line in place of the last one on a terminal, an empty one at the end; in logs a line now and
+    then."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._next = perf_counter() + seconds
+
+    def __call__(self, line: str) -> None:
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r\033[K{line}")
+            sys.stderr.flush()
+        elif line and perf_counter() >= self._next:
+            self._next = perf_counter() + self._seconds
+            print(line, file=sys.stderr, flush=True)
+
+
+progress = _Progress(seconds=20.0)
+
+
 def interleave(
     cases: Mapping[str, Case], seconds: float, *, least: int = 5, title: str = "measuring"
 ) -> dict[str, dict[str, list[float]]]:
@@ -105,10 +125,3 @@ def interleave(
         repetition += 1
     progress("")
     return samples
-
-
-def progress(line: str) -> None:
-    """Shows a line in place of the last one, where somebody watches; an empty one at the end."""
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r\033[K{line}")
-        sys.stderr.flush()
