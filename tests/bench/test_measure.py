@@ -3,6 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from strop.bench import measure
 from strop.bench.measure import Percentiles, PhaseClock, interleave
 from strop.ops import dispatch
 
@@ -35,6 +36,15 @@ def test_interleaves_and_leaves_the_first_round_out():
 def test_runs_as_long_as_asked():
     samples = interleave({"a": lambda _: {"n": 1.0}}, seconds=0.05, least=1)
     assert len(samples["a"]["n"]) > 5
+
+
+def test_logs_get_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    times = iter([0.0, 5.0, 11.0, 11.0, 12.0, 30.0, 30.0, 50.0])
+    monkeypatch.setattr(measure, "perf_counter", lambda: next(times))
+    progress = measure._Progress(seconds=10)
+    for line in ("a", "b", "c", "", "d"):
+        progress(line)
+    assert capsys.readouterr().err == "b\nd\n"
 
 
 def test_clock_adds_up_phases(monkeypatch: pytest.MonkeyPatch):

@@ -1,18 +1,39 @@
 """The check that a benchmark makes before it times anything: does strop compute the right thing here?"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from copy import deepcopy
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from strop.bench.presets import Impl, Preset
+from strop.bench.stack import build, inputs
 from strop.ops import dispatch
 
 STEPS = 4  # enough steps to tell, few enough to do in float64
 
 _ROUNDING = 1e-6  # relative to the largest value: a few units in the last place of fp32
 _AS_GOOD_AS = 4.0  # times plain PyTorch's own fp32 error
+
+
+def stack_discrepancies(preset: Preset, impls: Iterable[Impl], device: torch.device) -> list[str]:
+    """What strop computes wrongly in the first steps of a preset's stack."""
+    torch.manual_seed(0)
+    short = replace(preset, steps=min(preset.steps, STEPS))
+    given, grad = inputs(short, device)
+
+    def loss(model: nn.Module) -> tuple[Tensor, Tensor]:
+        y = model(model.get_parameter("x"))
+        return (y * grad.to(y.dtype)).sum(), y
+
+    faults = []
+    for impl in impls:
+        model = build(short, impl).to(device)
+        model.register_parameter("x", nn.Parameter(given.detach()))  # its gradient is compared too
+        faults += discrepancies(impl, model, loss)
+    return faults
 
 
 def discrepancies(

@@ -1,7 +1,7 @@
 """What the benchmark commands share: options, the refusal to time wrong results, and where records go."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import torch
 
 from strop.bench import machine, records
 from strop.bench.machine import Provenance
+from strop.bench.measure import Percentiles
 from strop.bench.records import Record
 
 
@@ -40,12 +41,19 @@ class Timing:
 def run(
     options: CommonOptions,
     check: Callable[[torch.device], list[str]],
-    measure: Callable[[torch.device], Timing],
-    show: Callable[[Timing, Provenance, list[str]], None],
+    measure: Callable[[torch.device], Sequence[Timing]],
+    show: Callable[[Sequence[Timing], Provenance, list[str]], None],
+    kind: type[Record] = Record,
 ) -> int:
-    """Checks, measures, writes and shows; the exit status. `show` also gets notes on the circumstances."""
+    """Checks, measures, writes and shows; the exit status.
+
+    Args:
+        check: what is wrong; nothing is timed unless that is nothing.
+        measure: one interleaved run or several, with records of `kind`.
+        show: also gets notes on the circumstances.
+    """
     device = machine.device(options.device)
-    records.prepare(options.json, options.csv)
+    records.prepare(options.json, options.csv, kind)
     if options.threads is not None:
         if options.threads < 1:
             raise ValueError(f"threads: {options.threads}; at least 1 is needed")
@@ -55,16 +63,24 @@ def run(
     if faults:
         print("strop computes wrong values here, so it is not timed:", *faults, sep="\n  ", file=sys.stderr)
         return 1
-    timing = measure(device)
+    timings = measure(device)
     provenance = machine.provenance(device)
     if options.json is not None:
-        records.write_json(options.json, timing.records)
+        records.write_json(options.json, [record for timing in timings for record in timing.records])
     if options.csv is not None:
-        records.append_csv(options.csv, provenance, timing.rounds, timing.peak, timing.records)
+        for timing in timings:
+            records.append_csv(options.csv, provenance, timing.rounds, timing.peak, timing.records)
+    rounds = sorted({timing.rounds for timing in timings})
+    peak = Percentiles.of([timing.peak for timing in timings]).p50
     circumstances = (
-        f"{timing.rounds} interleaved rounds, {provenance.threads} threads, fp32, "
-        f"backend {provenance.backend}, torch {provenance.torch}. Peak {timing.peak:.0f} GFLOP/s "
-        f"({machine.peak_source()}), measured in the same rounds; operations are those on kept columns."
+        f"{_span(rounds)} interleaved rounds, {provenance.threads} threads, fp32, "
+        f"backend {provenance.backend}, torch {provenance.torch}. Peak {peak:.0f} GFLOP/s "
+        f"({machine.peak_source()}), measured beside them; operations are those on kept columns."
     )
-    show(timing, provenance, [circumstances, *timing.notes, *machine.load_note(load)])
+    notes = dict.fromkeys(note for timing in timings for note in timing.notes)
+    show(timings, provenance, [circumstances, *notes, *machine.load_note(load)])
     return 0
+
+
+def _span(ordered: Sequence[int]) -> str:
+    return " to ".join(str(each) for each in dict.fromkeys((ordered[0], ordered[-1])))

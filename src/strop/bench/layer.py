@@ -1,13 +1,13 @@
 """`strop bench layer`: forward and backward of a stack of LSTMs against `torch.nn.LSTM`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from strop.bench import command, machine, records
-from strop.bench.check import STEPS, discrepancies
+from strop.bench.check import stack_discrepancies
 from strop.bench.command import CommonOptions, Timing
 from strop.bench.machine import Provenance
 from strop.bench.measure import Case, Percentiles, PhaseClock, Sample, interleave, now
@@ -34,30 +34,10 @@ def run(options: Options) -> int:
     preset = LAYER_PRESETS[options.preset]
     return command.run(
         options,
-        lambda device: check(preset, device),
-        lambda device: measure(preset, device, options.seconds),
-        lambda timing, where, notes: show(preset, timing, where, notes),
+        lambda device: stack_discrepancies(preset, IMPLS[1:], device),
+        lambda device: [measure(preset, device, options.seconds)],
+        lambda timings, where, notes: show(preset, timings[0], where, notes),
     )
-
-
-def check(preset: Preset, device: torch.device) -> list[str]:
-    """What strop computes wrongly at the preset's sizes."""
-    torch.manual_seed(0)
-    short = replace(preset, steps=min(preset.steps, STEPS))
-    given, grad = inputs(short, device)
-
-    def loss(model: nn.Module) -> tuple[Tensor, Tensor]:
-        y = model(model.get_parameter("x"))
-        return (y * grad.to(y.dtype)).sum(), y
-
-    faults = []
-    for impl in IMPLS:
-        if impl == "torch":
-            continue
-        model = build(short, impl).to(device)
-        model.register_parameter("x", nn.Parameter(given.detach()))  # its gradient is compared too
-        faults += discrepancies(impl, model, loss)
-    return faults
 
 
 def measure(preset: Preset, device: torch.device, seconds: float) -> Timing:

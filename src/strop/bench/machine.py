@@ -11,10 +11,12 @@ from time import perf_counter
 
 import torch
 
+from strop.bench.measure import now
 from strop.ops import dispatch, native
 
 _FMA_ITERATIONS = 5_000_000
 _MM_SIZE = 1024
+_COPIED = 32 * 2**20  # numbers: 128 MiB, more than caches hold
 _BUSY = 0.5
 
 
@@ -130,3 +132,12 @@ def peak_gflops(device: torch.device) -> float:
     start = perf_counter()
     torch.mm(a, a).sum().item()
     return 2 * _MM_SIZE**3 / (perf_counter() - start) / 1e9
+
+
+def copy_gigabytes(device: torch.device) -> float:
+    """GB/s that a large copy reads and writes, measured now."""
+    source = torch.ones(_COPIED, device=device)
+    target = source.clone()  # its pages are there before the clock starts
+    start = now(device)
+    target.copy_(source)
+    return 2 * source.nbytes / (now(device) - start) / 1e9

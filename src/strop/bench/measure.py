@@ -76,11 +76,37 @@ def now(device: torch.device) -> float:
     return perf_counter()
 
 
+class _Progress:
+    """Shows a line in place of the last one on a terminal, an empty one at the end; in logs a line now and
+    then."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._next = perf_counter() + seconds
+
+    def __call__(self, line: str) -> None:
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r\033[K{line}")
+            sys.stderr.flush()
+        elif line and perf_counter() >= self._next:
+            self._next = perf_counter() + self._seconds
+            print(line, file=sys.stderr, flush=True)
+
+
+progress = _Progress(seconds=20.0)
+
+
 def interleave(
-    cases: Mapping[str, Case], seconds: float, *, least: int = 5
+    cases: Mapping[str, Case], seconds: float, *, least: int = 5, title: str = "measuring"
 ) -> dict[str, dict[str, list[float]]]:
     """Runs the cases in turn (A B C A B C …) for about `seconds`, at least `least` rounds after a first
     one that does not count, so that whatever else the machine does falls on all of them alike.
+
+    Args:
+        cases: by name.
+        seconds: how long, roughly.
+        least: rounds.
+        title: what the progress display calls it.
 
     Returns:
         For each case and name in its samples, the values of all rounds.
@@ -95,13 +121,7 @@ def interleave(
                     samples[name][key].append(value)
         if repetition == 0:
             start = perf_counter()
-        _progress(f"measuring: round {repetition}, {perf_counter() - start:.0f} of {seconds:.0f} s")
+        progress(f"{title}: round {repetition}, {perf_counter() - start:.0f} of {seconds:.0f} s")
         repetition += 1
-    _progress("")
+    progress("")
     return samples
-
-
-def _progress(line: str) -> None:
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r\033[K{line}")
-        sys.stderr.flush()

@@ -47,7 +47,7 @@ def summarise(
     work: dict[tuple[str, str], Work],
     peak: float | None,
 ) -> list[Record]:
-    """Records of all implementations (one of them "torch", one "dense") and the four phases.
+    """Records of all implementations (one of them "torch", perhaps one "dense") and the four phases.
 
     Args:
         seconds: of every round, by implementation and phase.
@@ -82,16 +82,17 @@ def summarise(
 
 
 def _ratio(seconds: dict[str, dict[str, list[float]]], base: str, impl: str, phase: str) -> float | None:
-    ours, theirs = seconds[impl].get(phase), seconds[base].get(phase)
+    ours, theirs = seconds[impl].get(phase), seconds.get(base, {}).get(phase)
     return Percentiles.of(theirs).p50 / Percentiles.of(ours).p50 if ours and theirs else None
 
 
-def prepare(json_file: Path | None, csv_file: Path | None) -> None:
+def prepare(json_file: Path | None, csv_file: Path | None, kind: type[Record] = Record) -> None:
     """Makes the folders of both files, so that a run fails at its start and not at its end.
 
     Raises:
         OSError: a folder cannot be made.
-        ValueError: a file cannot be written, or `csv_file` has other columns than `append_csv` writes.
+        ValueError: a file cannot be written, or `csv_file` has other columns than `append_csv` writes for
+            records of this kind.
     """
     for file in (json_file, csv_file):
         if file is not None:
@@ -100,16 +101,15 @@ def prepare(json_file: Path | None, csv_file: Path | None) -> None:
                 raise ValueError(f"{file}: cannot be written; name another file")
     if csv_file is not None and csv_file.exists() and csv_file.stat().st_size:
         with csv_file.open(newline="") as stream:
-            if next(csv.reader(stream)) != _columns():
+            if next(csv.reader(stream)) != _columns(kind):
                 raise ValueError(
                     f"{csv_file}: its columns are not those of this version; name another file (--csv)"
                 )
 
 
-def _columns() -> list[str]:
-    own = [field.name for kind in (Provenance, Record) for field in fields(kind)]
-    at = len(fields(Provenance))
-    return [*own[:at], "rounds", "peak_gflops", *own[at:]]
+def _columns(kind: type[Record]) -> list[str]:
+    where, own = ([field.name for field in fields(each)] for each in (Provenance, kind))
+    return [*where, "rounds", "peak_gflops", *own]
 
 
 def write_json(file: Path, records: Sequence[Record]) -> None:
@@ -119,10 +119,11 @@ def write_json(file: Path, records: Sequence[Record]) -> None:
 def append_csv(
     file: Path, provenance: Provenance, rounds: int, peak: float | None, records: Sequence[Record]
 ) -> None:
-    """Appends a row per record that has a time, after a header if the file is new or empty."""
+    """Appends a row per record that has a time, after a header if the file is new or empty. The records are
+    of one kind."""
     new = not file.exists() or not file.stat().st_size
     with file.open("a", newline="") as stream:
-        writer = csv.DictWriter(stream, _columns(), lineterminator="\n")
+        writer = csv.DictWriter(stream, _columns(type(records[0])), lineterminator="\n")
         if new:
             writer.writeheader()
         for record in records:
@@ -142,7 +143,7 @@ def cell(value: float | None, form: str, unit: str = "") -> str:
 
 def milliseconds(value: float | None) -> str:
     """A time with about four figures."""
-    return cell(value, ".2f" if value is None or value < 100 else ".1f")
+    return cell(value, ".3f" if value is None or value < 1 else ".2f" if value < 100 else ".1f")
 
 
 def show(

@@ -41,8 +41,8 @@ def run(options: Options) -> int:
     return command.run(
         options,
         lambda device: check(preset, device),
-        lambda device: measure(preset, device, options.seconds),
-        lambda timing, where, notes: show(preset, timing, where, notes),
+        lambda device: [measure(preset, device, options.seconds)],
+        lambda timings, where, notes: show(preset, timings[0], where, notes),
     )
 
 
