@@ -26,7 +26,6 @@ constexpr int64_t kLine = 16;    // floats in a cache line
 // FP: units summed in registers before they join the sum in memory. 96 of them are 24 KB of a panel, which stay in
 // L1 for all rows of the batch; and a sum of partial sums rounds less than one long chain.
 constexpr int64_t kSumUnits = 96;
-constexpr int64_t kDotPanels = 12;   // BP: panels between horizontal sums; 12 panels of the 4 + 5 rows of a tile are 27 KB
 constexpr int64_t kDotRows = 40;     // BP: rows of dy that stay in L1 and L2 while units pass over them
 
 // Calls f.template operator()<n>() for the n in 1..max that equals `value`.
@@ -51,7 +50,8 @@ inline void balanced_tiles(int64_t total, int64_t most, const F& f) {
   }
 }
 
-void pack(const float* plain, int64_t plain_stride, const PanelRows& rows, int64_t units, float* panel) {
+void pack(const float* plain, int64_t plain_stride, const PanelRows& rows, int64_t units, float* panel,
+          int64_t panel_stride) {
   for (int group = 0; group < 4; ++group) {
     for (int64_t part = 0; part < kGroup; part += kWidth) {
       const int64_t valid = std::clamp<int64_t>(rows.valid[group] - part, 0, kWidth);
@@ -64,10 +64,12 @@ void pack(const float* plain, int64_t plain_stride, const PanelRows& rows, int64
         for (int i = 0; i < kWidth; ++i) tile[i] = i < valid ? load(source + i * plain_stride + unit) : Vec{};
         transpose(tile);
 #pragma GCC unroll 16
-        for (int i = 0; i < kWidth; ++i) store(target + (unit + i) * kPanel, tile[i]);
+        for (int i = 0; i < kWidth; ++i) store(target + (unit + i) * panel_stride, tile[i]);
       }
       for (; unit < units; ++unit) {
-        for (int i = 0; i < kWidth; ++i) target[unit * kPanel + i] = i < valid ? source[i * plain_stride + unit] : 0.0f;
+        for (int i = 0; i < kWidth; ++i) {
+          target[unit * panel_stride + i] = i < valid ? source[i * plain_stride + unit] : 0.0f;
+        }
       }
     }
   }
@@ -154,21 +156,21 @@ void forward(const float* x, int64_t x_stride, const int32_t* keep, int64_t kept
 }
 
 template <int units, int rows>
-STROP_INLINE void dot_tile(const float* dy, int64_t dy_panel, const float* w, int64_t w_panel, int64_t panels,
-                           const int32_t* keep, const float* ahead, float* out, int64_t out_stride) {
+STROP_INLINE void dot_tile(const float* dy, int64_t dy_panel, const float* slice, int64_t panels, const int32_t* keep,
+                           const float* ahead, float* out, int64_t out_stride) {
   const float* row[units];
 #pragma GCC unroll 4
-  for (int i = 0; i < units; ++i) row[i] = w + keep[i] * kPanel;
+  for (int i = 0; i < units; ++i) row[i] = slice + keep[i] * panels * kPanel;
   Vec sum[rows][kDotUnitTile] = {};
   for (int64_t p = 0; p < panels; ++p) {
     if (ahead != nullptr) {
-      for (int64_t l = 0; l < kPanel; l += kLine) __builtin_prefetch(ahead + p * w_panel + l, 0, 3);
+      for (int64_t l = 0; l < kPanel; l += kLine) __builtin_prefetch(ahead + p * kPanel + l, 0, 3);
     }
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
       Vec wi[units];
 #pragma GCC unroll 4
-      for (int i = 0; i < units; ++i) wi[i] = load(row[i] + p * w_panel + v * kWidth);
+      for (int i = 0; i < units; ++i) wi[i] = load(row[i] + p * kPanel + v * kWidth);
 #pragma GCC unroll 8
       for (int b = 0; b < rows; ++b) {
         const Vec d = load(dy + p * dy_panel + b * kPanel + v * kWidth);
@@ -189,30 +191,26 @@ STROP_INLINE void dot_tile(const float* dy, int64_t dy_panel, const float* w, in
   }
 }
 
-void input_grad(const float* dy, int64_t dy_panel, int64_t rows, const float* w, int64_t w_panel, int64_t panels,
+void input_grad(const float* dy, int64_t dy_panel, int64_t rows, const float* slice, int64_t panels,
                 const int32_t* keep, int64_t kept, float* out, int64_t out_stride) {
-  for (int64_t p = 0; p < panels; p += kDotPanels) {
-    const int64_t some = std::min(kDotPanels, panels - p);
-    for (int64_t b0 = 0; b0 < rows; b0 += kDotRows) {
-      const int64_t block = std::min(kDotRows, rows - b0);
-      for (int64_t i = 0; i < kept; i += kDotUnitTile) {
-        const int64_t units = std::min<int64_t>(kDotUnitTile, kept - i);
-        int64_t tile = 0;
-        balanced_tiles(block, kDotRowTile, [&](int64_t b, int64_t size) {
-          // While this tile runs, one of the next units' rows comes into the cache.
-          const int64_t next = i + kDotUnitTile + tile;
-          const float* ahead = b0 == 0 && tile < kDotUnitTile && next < kept
-                                   ? w + p * w_panel + keep[next] * kPanel
-                                   : nullptr;
-          with_constant<kDotUnitTile>(units, [&]<int u>() {
-            with_constant<kDotRowTile>(size, [&]<int r>() {
-              dot_tile<u, r>(dy + p * dy_panel + (b0 + b) * kPanel, dy_panel, w + p * w_panel, w_panel, some,
-                             keep + i, ahead, out + (b0 + b) * out_stride + i, out_stride);
-            });
+  for (int64_t b0 = 0; b0 < rows; b0 += kDotRows) {
+    const int64_t block = std::min(kDotRows, rows - b0);
+    for (int64_t i = 0; i < kept; i += kDotUnitTile) {
+      const int64_t units = std::min<int64_t>(kDotUnitTile, kept - i);
+      int64_t tile = 0;
+      balanced_tiles(block, kDotRowTile, [&](int64_t b, int64_t size) {
+        // While this tile runs, one of the next units' rows comes into the cache.
+        const int64_t next = i + kDotUnitTile + tile;
+        const float* ahead =
+            b0 == 0 && tile < kDotUnitTile && next < kept ? slice + keep[next] * panels * kPanel : nullptr;
+        with_constant<kDotUnitTile>(units, [&]<int u>() {
+          with_constant<kDotRowTile>(size, [&]<int r>() {
+            dot_tile<u, r>(dy + (b0 + b) * kPanel, dy_panel, slice, panels, keep + i, ahead,
+                           out + (b0 + b) * out_stride + i, out_stride);
           });
-          ++tile;
         });
-      }
+        ++tile;
+      });
     }
   }
 }

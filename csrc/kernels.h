@@ -1,6 +1,8 @@
 // The inner kernels, compiled once per instruction set, and the table by which the rest calls them.
 //
-// A *panel* is 64 output columns of a weight matrix, stored [unit][64]: one kept unit is 256 contiguous bytes.
+// A *panel* is 64 output columns of a weight matrix, stored [unit][64]: one kept unit is 256 contiguous bytes. A *slice*
+// is up to 12 panels side by side, stored [unit][panels][64]: what BP reads of a unit at once is contiguous too, or it
+// would touch 48 pages at a time.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +10,7 @@
 namespace strop {
 
 constexpr int64_t kPanel = 64;  // columns of a panel
+constexpr int64_t kSlice = 12;   // panels of a slice; those of a tile's 4 units + 5 rows are 27 KB
 constexpr int64_t kGroup = 16;  // columns of a panel that come from neighbouring rows of the plain weight
 
 // Four groups of a panel within a plain weight [rows][units]: first row and number of rows of each.
@@ -19,8 +22,9 @@ struct PanelRows {
 struct Kernels {
   const char* name;
 
-  // panel[unit][64] = plain rows, transposed; columns without a row are zero.
-  void (*pack)(const float* plain, int64_t plain_stride, const PanelRows& rows, int64_t units, float* panel);
+  // panel[unit][64] = plain rows, transposed; columns without a row are zero. Units are `panel_stride` floats apart.
+  void (*pack)(const float* plain, int64_t plain_stride, const PanelRows& rows, int64_t units, float* panel,
+               int64_t panel_stride);
   // plain rows = panel, transposed.
   void (*unpack)(const float* panel, const PanelRows& rows, int64_t units, float* plain, int64_t plain_stride);
 
@@ -29,9 +33,9 @@ struct Kernels {
   void (*forward)(const float* x, int64_t x_stride, const int32_t* keep, int64_t kept, const float* panel,
                   int64_t rows, float* out, const float* ahead);
 
-  // BP of one step: out[b][i] += sum over `panels` panels of dy[panel][b][64] . w[panel][keep[i]][64].
-  void (*input_grad)(const float* dy, int64_t dy_panel, int64_t rows, const float* w, int64_t w_panel,
-                     int64_t panels, const int32_t* keep, int64_t kept, float* out, int64_t out_stride);
+  // BP of one step and one slice: out[b][i] += sum over its panels of dy[panel][b][64] . slice[keep[i]][panel][64].
+  void (*input_grad)(const float* dy, int64_t dy_panel, int64_t rows, const float* slice, int64_t panels,
+                     const int32_t* keep, int64_t kept, float* out, int64_t out_stride);
 
   // WG of one step and one panel: grad[keep[i]][64] += sum_b x[i][b] * dy[b][64].
   void (*weight_grad)(const float* x, int64_t x_stride, const int32_t* keep, int64_t kept, const float* dy,

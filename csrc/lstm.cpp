@@ -62,8 +62,8 @@ void lstm_forward(const LstmForward& a, const float* packed_w_hh) {
 
   const float* weight = packed_w_hh;
   if (weight == nullptr) {
-    float* packed = arena.floats(panels.count * panel_stride(hidden));
-    pack_weight({a.w_hh, hidden, panels}, packed);
+    float* packed = arena.floats(panels.count * panel_size(hidden));
+    pack_weight({a.w_hh, hidden, panels}, 0, panels.count, 1, packed);
     weight = packed;
   }
 
@@ -84,9 +84,9 @@ void lstm_forward(const LstmForward& a, const float* packed_w_hh) {
         const int64_t first = batch * first_tile / tiles, last = batch * last_tile / tiles;
         const int64_t unit = p * kGroup, units = std::min(kGroup, hidden - unit);
         float* gates = a.gates + t * gates_of_step + (p * batch + first) * kPanel;
-        const float* ahead = p + 1 < panels.count ? weight + (p + 1) * panel_stride(hidden) : nullptr;
+        const float* ahead = p + 1 < panels.count ? weight + (p + 1) * panel_size(hidden) : nullptr;
         kernels().forward(packed_h[t % 2] + first, batch, a.recurrent.row(t), a.recurrent.kept(t),
-                          weight + p * panel_stride(hidden), last - first, gates, ahead);
+                          weight + p * panel_size(hidden), last - first, gates, ahead);
         const int64_t at = first * hidden + unit;
         kernels().lstm_forward(gates, last - first, units, c_before + at, cells + at, h + at, hidden);
         if (t + 1 < steps) {
@@ -105,8 +105,8 @@ void lstm_backward(const LstmBackward& a) {
   const Panels panels = Panels::gates(hidden);
   const int64_t gates_of_step = panels.count * batch * kPanel, state = batch * hidden;
 
-  float* weight = arena.floats(panels.count * panel_stride(hidden));
-  pack_weight({a.w_hh, hidden, panels}, weight);
+  float* weight = arena.floats(panels.count * panel_size(hidden));
+  pack_weight({a.w_hh, hidden, panels}, 0, panels.count, kSlice, weight);
 
   // dh of the step at hand is dy plus what the next step sent back; the latter gathers in dh0.
   float* dh = arena.floats(state);
@@ -148,8 +148,10 @@ void lstm_backward(const LstmBackward& a) {
       const int64_t kept = end - begin;
       float* sum = sums + thread * batch * kGradChunk;
       std::fill_n(sum, batch * kept, 0.0f);
-      kernels().input_grad(dgates, batch * kPanel, batch, weight, panel_stride(hidden), panels.count, list + begin,
-                           kept, sum, kept);
+      for (int64_t p = 0; p < panels.count; p += kSlice) {
+        kernels().input_grad(dgates + p * batch * kPanel, batch * kPanel, batch, weight + p * panel_size(hidden),
+                             std::min(kSlice, panels.count - p), list + begin, kept, sum, kept);
+      }
       for (int64_t b = 0; b < batch; ++b) {
         for (int64_t i = 0; i < kept; ++i) {
           const int64_t at = b * hidden + list[begin + i];

@@ -39,7 +39,7 @@ struct LstmWeightGrad {
   float *dw_ih, *dw_hh, *db;  // out
 };
 
-// `packed_w_hh`: w_hh as pack_weight leaves it, where the caller has it; else null.
+// `packed_w_hh`: w_hh in panels as pack_weight leaves it, where the caller has it; else null.
 void lstm_forward(const LstmForward& args, const float* packed_w_hh = nullptr);
 void lstm_backward(const LstmBackward& args);
 void lstm_weight_grad(const LstmWeightGrad& args);

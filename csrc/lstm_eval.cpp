@@ -80,8 +80,8 @@ void many_rows(const LstmEval& a, const Layer& layer) {
   const Keep all_inputs = keep_all(inputs, arena), all_hidden = keep_all(a.hidden, arena);
   float* gates = arena.floats(most * panels.count * a.batch * kPanel);
   float* cells = arena.floats(most * state);
-  float* packed = arena.floats(panels.count * panel_stride(a.hidden));
-  pack_weight({w_hh, a.hidden, panels}, packed);
+  float* packed = arena.floats(panels.count * panel_size(a.hidden));
+  pack_weight({w_hh, a.hidden, panels}, 0, panels.count, 1, packed);
   const float *h0 = layer.h0, *c0 = layer.c0;
   for (int64_t t = 0; t < a.steps; t += most) {
     const int64_t steps = std::min(most, a.steps - t);

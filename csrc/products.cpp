@@ -8,7 +8,6 @@ namespace {
 
 constexpr int64_t kForwardUnits = 2560;  // FP: units of a panel packed at once; 640 KB, inside a 1 MB L2
 constexpr int64_t kGradUnits = 1536;     // WG: units accumulated at once; 384 KB
-constexpr int64_t kSlicePanels = 12;     // BP: panels of the weight packed at once
 constexpr int64_t kPackUnits = 256;      // packing: units in one item of work
 constexpr int64_t kItems = 24;           // chunks of work for each thread, so that threads end together,
 constexpr int64_t kCutUnits = 16;        // where that does not cut BP into pieces of fewer units
@@ -26,19 +25,6 @@ Range within(const int32_t* list, int64_t kept, int64_t first, int64_t last) {
 }
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// Panels first .. first + count - 1 of the weight, packed one after another.
-void pack_panels(const Weight& weight, int64_t first, int64_t count, float* packed) {
-  const int64_t blocks = divide_up(weight.units, kPackUnits);
-  parallel(count * blocks, grain(count * blocks, 4), [&](int64_t, int64_t begin, int64_t end) {
-    for (int64_t item = begin; item < end; ++item) {
-      const int64_t panel = item / blocks, unit = item % blocks * kPackUnits;
-      kernels().pack(weight.data + unit, weight.units, weight.panels.rows(first + panel),
-                     std::min(kPackUnits, weight.units - unit),
-                     packed + panel * panel_stride(weight.units) + unit * kPanel);
-    }
-  });
-}
 
 }  // namespace
 
@@ -80,7 +66,18 @@ void pack_columns(const float* x, int64_t batch, int64_t units, const Keep& keep
   });
 }
 
-void pack_weight(const Weight& weight, float* packed) { pack_panels(weight, 0, weight.panels.count, packed); }
+void pack_weight(const Weight& weight, int64_t first, int64_t count, int64_t width, float* packed) {
+  const int64_t blocks = divide_up(weight.units, kPackUnits);
+  parallel(count * blocks, grain(count * blocks, 4), [&](int64_t, int64_t begin, int64_t end) {
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t panel = item / blocks, unit = item % blocks * kPackUnits;
+      const int64_t before = panel / width * width, stride = std::min(width, count - before) * kPanel;
+      float* slice = packed + before * panel_size(weight.units);
+      kernels().pack(weight.data + unit, weight.units, weight.panels.rows(first + panel),
+                     std::min(kPackUnits, weight.units - unit), slice + unit * stride + (panel - before) * kPanel, stride);
+    }
+  });
+}
 
 void forward_all(const Weight& weight, Steps size, const Keep& keep, const float* packed_x, const OpenPanel& open,
                  const ClosePanel& close) {
@@ -99,7 +96,7 @@ void forward_all(const Weight& weight, Steps size, const Keep& keep, const float
         const int64_t unit = n * block, units = std::min(block, weight.units - unit);
         if (packed[thread] != p * blocks + n) {
           packed[thread] = p * blocks + n;
-          kernels().pack(weight.data + unit, weight.units, weight.panels.rows(p), units, panel);
+          kernels().pack(weight.data + unit, weight.units, weight.panels.rows(p), units, panel, kPanel);
         }
         for (int64_t t = first_step; t < last_step; ++t) {
           const auto [from, to] = within(keep.row(t), keep.kept(t), unit, unit + units);
@@ -118,8 +115,8 @@ void input_grad_all(const Weight& weight, Steps size, const Keep& keep, const Pa
   Arena arena;
   const int64_t steps = size.steps, batch = size.batch;
   const int64_t units = weight.units, width = keep.width;
-  const int64_t slice_panels = std::min(kSlicePanels, weight.panels.count);
-  float* slice = arena.floats(slice_panels * panel_stride(units));
+  const int64_t slice_panels = std::min(kSlice, weight.panels.count);
+  float* slice = arena.floats(slice_panels * panel_size(units));
   float* scratch = arena.floats(threads() * slice_panels * batch * kPanel);
   float* sums = arena.floats(steps * batch * width);
   std::fill_n(sums, steps * batch * width, 0.0f);
@@ -129,15 +126,15 @@ void input_grad_all(const Weight& weight, Steps size, const Keep& keep, const Pa
 
   for (int64_t first = 0; first < weight.panels.count; first += slice_panels) {
     const int64_t count = std::min(slice_panels, weight.panels.count - first);
-    pack_panels(weight, first, count, slice);
+    pack_weight(weight, first, count, count, slice);
     parallel(steps * cuts, 1, [&](int64_t thread, int64_t begin, int64_t end) {
       for (int64_t item = begin; item < end; ++item) {
         const int64_t t = item / cuts, cut = item % cuts;
         const int64_t from = cut * cut_units, to = std::min(keep.kept(t), from + cut_units);
         if (from >= to) continue;
         const float* panels = dy(t, first, count, scratch + thread * slice_panels * batch * kPanel);
-        kernels().input_grad(panels, batch * kPanel, batch, slice, panel_stride(units), count, keep.row(t) + from,
-                             to - from, sums + t * batch * width + from, width);
+        kernels().input_grad(panels, batch * kPanel, batch, slice, count, keep.row(t) + from, to - from,
+                             sums + t * batch * width + from, width);
       }
     });
   }

@@ -49,9 +49,10 @@ struct Weight {
 void pack_columns(const float* x, int64_t batch, int64_t units, const Keep& keep, const float* mask,
                   int64_t mask_stride, int64_t steps, float* packed);
 
-// The whole weight in panels: panel p at packed + p * panel_stride(units).
-inline int64_t panel_stride(int64_t units) { return (units + 1) * kPanel; }  // + 1: panels never alias in a cache
-void pack_weight(const Weight& weight, float* packed);
+// `count` panels of the weight from `first` on, in slices of `width` (1 for FP, kSlice for BP) and a last one of the
+// rest, one after another: the slice that begins with panel p is at packed + (p - first) * panel_size(units).
+inline int64_t panel_size(int64_t units) { return units * kPanel; }
+void pack_weight(const Weight& weight, int64_t first, int64_t count, int64_t width, float* packed);
 
 struct Steps {
   int64_t steps, batch;
