@@ -31,12 +31,16 @@ class _Block:
 
 
 class Pool:
-    """Blocks by size; never holds more than was in use at one time."""
+    """Blocks by size; never holds more than half again of what was in use at one time.
+
+    The half is for results of different sizes that are in use one after another in every training step.
+    """
 
     def __init__(self) -> None:
         self._blocks: dict[int, list[_Block]] = {}
         self._lock = threading.Lock()
         self._takes = self._held = self._most_in_use = 0
+        self.made = 0  # blocks that were not there yet
         self._idle_references = _Block(mmap.PAGESIZE).references()
 
     def _idle(self, block: _Block) -> bool:
@@ -56,6 +60,7 @@ class Pool:
             block.used = self._takes
             self._blocks.setdefault(size, []).append(block)
             self._held += size
+            self.made += 1
             return block.pages
 
     def _make_room(self, size: int) -> None:
@@ -64,7 +69,7 @@ class Pool:
         in_use = self._held - sum(block.size for block in idle) + size
         self._most_in_use = max(self._most_in_use, in_use)
         for block in sorted(idle, key=lambda block: block.used):
-            if self._held + size <= self._most_in_use:
+            if self._held + size <= 1.5 * self._most_in_use:
                 break
             self._drop(block)
 
