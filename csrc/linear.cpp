@@ -59,7 +59,7 @@ void linear_weight_grad(LinearSize size, const float* x, const float* dy, const 
   float* packed_x = arena.floats(size.steps * keep.width * size.batch);
   pack_columns(x, size.batch, size.inputs, keep, nullptr, 0, size.steps, packed_x);
   weight_grad_all(Panels::plain(size.outputs), size.inputs, {size.steps, size.batch}, keep, packed_x,
-                  panels_of(dy, size), dw);
+                  panels_of(dy, size), dw, nullptr);
 }
 
 }  // namespace strop

@@ -181,7 +181,7 @@ void lstm_weight_grad(const LstmWeightGrad& a) {
   const int64_t width = a.recurrent.width;
   float* packed = arena.floats(steps * batch * std::max(a.input.width, width));
   pack_columns(a.x, batch, inputs, a.input, nullptr, 0, steps, packed);
-  weight_grad_all(panels, inputs, {steps, batch}, a.input, packed, dgates_of, a.dw_ih);
+  weight_grad_all(panels, inputs, {steps, batch}, a.input, packed, dgates_of, a.dw_ih, a.db);
 
   // The recurrent operand of step t is h of step t - 1.
   Keep later = a.recurrent;
@@ -190,18 +190,7 @@ void lstm_weight_grad(const LstmWeightGrad& a) {
   const float* later_mask = a.recurrent_mask == nullptr ? nullptr : a.recurrent_mask + a.mask_stride;
   pack_columns(a.h0, batch, hidden, a.recurrent, a.recurrent_mask, 0, 1, packed);
   pack_columns(a.y, batch, hidden, later, later_mask, a.mask_stride, steps - 1, packed + width * batch);
-  weight_grad_all(panels, hidden, {steps, batch}, a.recurrent, packed, dgates_of, a.dw_hh);
-
-  parallel(panels.count, grain(panels.count, 4), [&](int64_t, int64_t begin, int64_t end) {
-    for (int64_t p = begin; p < end; ++p) {
-      float sum[kPanel] = {};
-      for (int64_t t = 0; t < steps; ++t) kernels().column_sums(dgates_of(t, p, 1, nullptr), batch, sum);
-      const PanelRows rows = panels.rows(p);
-      for (int64_t group = 0; group < 4; ++group) {
-        std::copy_n(sum + group * kGroup, rows.valid[group], a.db + rows.first[group]);
-      }
-    }
-  });
+  weight_grad_all(panels, hidden, {steps, batch}, a.recurrent, packed, dgates_of, a.dw_hh, nullptr);
 }
 
 }  // namespace strop

@@ -154,7 +154,7 @@ void input_grad_all(const Weight& weight, Steps size, const Keep& keep, const Pa
 }
 
 void weight_grad_all(const Panels& panels, int64_t units, Steps size, const Keep& keep, const float* packed_x,
-                     const PanelsOfStep& dy, float* dw) {
+                     const PanelsOfStep& dy, float* dw, float* db) {
   Arena arena;
   const int64_t steps = size.steps, batch = size.batch;
   const int64_t wanted = divide_up(kItems * threads(), panels.count);
@@ -169,13 +169,21 @@ void weight_grad_all(const Panels& panels, int64_t units, Steps size, const Keep
       const int64_t some = std::min(block, units - unit);
       if (some <= 0) continue;
       std::fill_n(grad, some * kPanel, 0.0f);
+      const bool sums = db != nullptr && unit == 0;
+      float sum[kPanel] = {};
       for (int64_t t = 0; t < steps; ++t) {
         const auto [from, to] = within(keep.row(t), keep.kept(t), unit, unit + some);
-        if (from == to) continue;
+        if (from == to && !sums) continue;
+        const float* gradients = dy(t, p, 1, scratch + thread * batch * kPanel);
         kernels().weight_grad(packed_x + (t * keep.width + from) * batch, batch, keep.row(t) + from, to - from,
-                              dy(t, p, 1, scratch + thread * batch * kPanel), batch, grad - unit * kPanel);
+                              gradients, batch, grad - unit * kPanel);
+        if (sums) kernels().column_sums(gradients, batch, sum);
       }
-      kernels().unpack(grad, panels.rows(p), some, dw + unit, units);
+      const PanelRows rows = panels.rows(p);
+      kernels().unpack(grad, rows, some, dw + unit, units);
+      for (int64_t group = 0; sums && group < 4; ++group) {
+        std::copy_n(sum + group * kGroup, rows.valid[group], db + rows.first[group]);
+      }
     }
   });
 }

@@ -71,8 +71,9 @@ using PanelsOfStep = std::function<const float*(int64_t t, int64_t first, int64_
 // BP: dx [steps][batch][units], zero in dropped columns.
 void input_grad_all(const Weight& weight, Steps size, const Keep& keep, const PanelsOfStep& dy, float* dx);
 
-// WG: plain dw [rows][units], from packed_x [steps][width][batch].
+// WG: plain dw [rows][units], from packed_x [steps][width][batch]; and, where `db` is not null, the gradient of the bias
+// [rows], while dy is at hand.
 void weight_grad_all(const Panels& panels, int64_t units, Steps size, const Keep& keep, const float* packed_x,
-                     const PanelsOfStep& dy, float* dw);
+                     const PanelsOfStep& dy, float* dw, float* db);
 
 }  // namespace strop
