@@ -15,7 +15,7 @@ uint32_t ordered(int32_t key) { return static_cast<uint32_t>(key) ^ 0x80000000u;
 // A key and its position as one number: no two are equal, and the first of equal keys is the smaller.
 uint64_t ranked(int32_t key, int64_t at) { return uint64_t{ordered(key)} << 32 | static_cast<uint64_t>(at); }
 
-// `bin_of_last` is scratch for `columns` numbers.
+// `bin_of_last` is scratch for `columns` + 1 numbers.
 void smallest_of_row(const int32_t* keys, int64_t columns, int64_t kept, uint64_t* bin_of_last, int32_t* chosen) {
   if (kept == 0) return;
   int64_t counts[kBins] = {};
@@ -29,21 +29,27 @@ void smallest_of_row(const int32_t* keys, int64_t columns, int64_t kept, uint64_
   }
   uint64_t* last = bin_of_last + (kept - before - 1);
   std::nth_element(bin_of_last, last, bin_of_last + count);
+  // Without a branch, which would be guessed wrong every other time; so one place beyond the last is written, too.
+  const uint64_t limit = *last;
+  auto* positions = reinterpret_cast<int32_t*>(bin_of_last);
+  int64_t found = 0;
   for (int64_t i = 0; i < columns; ++i) {
-    if (ranked(keys[i], i) <= *last) *chosen++ = static_cast<int32_t>(i);
+    positions[found] = static_cast<int32_t>(i);
+    found += ranked(keys[i], i) <= limit;
   }
+  std::copy_n(positions, kept, chosen);
 }
 
 }  // namespace
 
 void smallest(const int32_t* keys, int64_t rows, int64_t columns, int64_t kept, int32_t* chosen) {
   Arena arena;
-  auto* scratch = reinterpret_cast<uint64_t*>(arena.floats(threads() * 2 * columns));
+  auto* scratch = reinterpret_cast<uint64_t*>(arena.floats(threads() * 2 * (columns + 1)));
   // Below this many keys a second thread costs more than it saves.
   const int64_t grain = std::max<int64_t>(8, kKeysOfThread / columns);
   parallel(rows, grain, [&](int64_t thread, int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
-      smallest_of_row(keys + r * columns, columns, kept, scratch + thread * columns, chosen + r * kept);
+      smallest_of_row(keys + r * columns, columns, kept, scratch + thread * (columns + 1), chosen + r * kept);
     }
   });
 }
