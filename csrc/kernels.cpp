@@ -20,7 +20,7 @@ constexpr int kColumnTile = 2;
 constexpr int kUnitTile = 6;
 constexpr int kDotRowTile = 2;
 #endif
-constexpr int kDotUnitTile = 4;  // BP: units; one Vec4 of sums
+constexpr int kDotUnitTile = kDotUnits;  // BP: units; one Vec4 of sums
 constexpr int kVectors = kPanel / kWidth;
 constexpr int64_t kLine = 16;    // floats in a cache line
 // FP: units summed in registers before they join the sum in memory. 96 of them are 24 KB of a panel, which stay in

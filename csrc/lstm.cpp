@@ -6,7 +6,8 @@ namespace strop {
 namespace {
 
 constexpr int64_t kBatchTile = 6;  // rows of the batch in one item of the forward step
-constexpr int64_t kGradChunk = 32;  // units in one item of the backward step
+constexpr int64_t kGradUnits = 32;  // units in one item of the backward step, at most
+constexpr int64_t kCellOperations = 8'000;  // time of 16 units of one row of a cell, in operations of a product
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -22,6 +23,11 @@ void pack_hidden(const float* h, int64_t hidden, const Keep& keep, int64_t t, co
       row[b] = mask == nullptr ? keep.scale * h[from] : h[from] * mask[from];
     }
   }
+}
+
+// Units in one item of the backward step's product: a multiple of what its tiles hold.
+int64_t grad_units(int64_t kept, int64_t operations) {
+  return divide_up(grain(kept, kGradUnits, operations), kDotUnits) * kDotUnits;
 }
 
 }  // namespace
@@ -77,7 +83,8 @@ void lstm_forward(const LstmForward& a, const float* packed_w_hh) {
     const float* c_before = t == 0 ? a.c0 : a.cells + (t - 1) * batch * hidden;
     float* cells = a.cells + t * batch * hidden;
     float* h = a.y + t * batch * hidden;
-    parallel(panels.count * tiles, grain(panels.count * tiles, tiles), [&](int64_t, int64_t begin, int64_t end) {
+    const int64_t operations = (2 * a.recurrent.kept(t) * kPanel + kCellOperations) * divide_up(batch, tiles);
+    parallel(panels.count * tiles, grain(panels.count * tiles, tiles, operations), [&](int64_t, int64_t begin, int64_t end) {
       for (int64_t item = begin; item < end;) {
         const int64_t p = item / tiles, first_tile = item % tiles;
         const int64_t last_tile = std::min(tiles, first_tile + end - item);
@@ -110,7 +117,8 @@ void lstm_backward(const LstmBackward& a) {
 
   // dh of the step at hand is dy plus what the next step sent back; the latter gathers in dh0.
   float* dh = arena.floats(state);
-  float* sums = arena.floats(threads() * batch * kGradChunk);
+  const int64_t chunk = grad_units(a.recurrent.width, 2 * panels.count * kPanel * batch);
+  float* sums = arena.floats(threads() * batch * chunk);
   if (a.dh != nullptr) {
     std::copy_n(a.dh, state, a.dh0);
   } else {
@@ -125,7 +133,7 @@ void lstm_backward(const LstmBackward& a) {
   for (int64_t t = steps - 1; t >= 0; --t) {
     const float* c_before = t == 0 ? a.c0 : a.cells + (t - 1) * state;
     float* dgates = a.dgates + t * gates_of_step;
-    parallel(panels.count, grain(panels.count, 4), [&](int64_t, int64_t begin, int64_t end) {
+    parallel(panels.count, grain(panels.count, 4, kCellOperations * batch), [&](int64_t, int64_t begin, int64_t end) {
       for (int64_t p = begin; p < end; ++p) {
         const int64_t unit = p * kGroup, units = std::min(kGroup, hidden - unit);
         for (int64_t b = 0; b < batch; ++b) {
@@ -144,9 +152,9 @@ void lstm_backward(const LstmBackward& a) {
 
     const int32_t* list = a.recurrent.row(t);
     const float* mask = a.recurrent_mask == nullptr ? nullptr : a.recurrent_mask + t * a.mask_stride;
-    parallel(a.recurrent.kept(t), kGradChunk, [&](int64_t thread, int64_t begin, int64_t end) {
+    parallel(a.recurrent.kept(t), chunk, [&](int64_t thread, int64_t begin, int64_t end) {
       const int64_t kept = end - begin;
-      float* sum = sums + thread * batch * kGradChunk;
+      float* sum = sums + thread * batch * chunk;
       std::fill_n(sum, batch * kept, 0.0f);
       for (int64_t p = 0; p < panels.count; p += kSlice) {
         kernels().input_grad(dgates + p * batch * kPanel, batch * kPanel, batch, weight + p * panel_size(hidden),

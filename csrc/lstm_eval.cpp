@@ -46,12 +46,13 @@ void few_rows(const LstmEval& a, const Layer& layer) {
   const Panels panels = Panels::gates(a.hidden);
   const int64_t state = a.batch * a.hidden;
   const int64_t most = std::min(a.steps, (kRowsAtOnce + a.batch - 1) / a.batch);
+  const int64_t operations = 2 * a.batch * kPanel * (a.hidden + weights.inputs);
   float* gates = arena.floats(panels.count * most * a.batch * kPanel);
   std::copy_n(layer.c0, state, layer.c);
   for (int64_t t = 0; t < a.steps; ++t) {
     const float* before = t == 0 ? layer.h0 : layer.y + (t - 1) * state;
     float* h = layer.y + t * state;
-    parallel(panels.count, grain(panels.count, 4), [&](int64_t, int64_t begin, int64_t end) {
+    parallel(panels.count, grain(panels.count, 4, operations), [&](int64_t, int64_t begin, int64_t end) {
       for (int64_t p = begin; p < end; ++p) {
         const PanelRows rows = panels.rows(p);
         float* of_panel = gates + p * most * a.batch * kPanel;

@@ -9,6 +9,7 @@ namespace {
 constexpr int64_t kForwardUnits = 2560;  // FP: units of a panel packed at once; 640 KB, inside a 1 MB L2
 constexpr int64_t kGradUnits = 1536;     // WG: units accumulated at once; 384 KB
 constexpr int64_t kPackUnits = 256;      // packing: units in one item of work
+constexpr int64_t kPackOperations = 40;  // time of moving a float, in operations of a product
 constexpr int64_t kItems = 24;           // chunks of work for each thread, so that threads end together,
 constexpr int64_t kCutUnits = 16;        // where that does not cut BP into pieces of fewer units
 constexpr int64_t kLeastGradUnits = 128; // or WG
@@ -49,7 +50,7 @@ PanelRows Panels::rows(int64_t panel) const {
 
 void pack_columns(const float* x, int64_t batch, int64_t units, const Keep& keep, const float* mask,
                   int64_t mask_stride, int64_t steps, float* packed) {
-  parallel(steps, 1, [&](int64_t, int64_t begin, int64_t end) {
+  parallel(steps, grain(steps, 1, keep.width * batch * kPackOperations), [&](int64_t, int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       const int32_t* list = keep.row(t);
       const int64_t kept = keep.kept(t);
@@ -68,7 +69,8 @@ void pack_columns(const float* x, int64_t batch, int64_t units, const Keep& keep
 
 void pack_weight(const Weight& weight, int64_t first, int64_t count, int64_t width, float* packed) {
   const int64_t blocks = divide_up(weight.units, kPackUnits);
-  parallel(count * blocks, grain(count * blocks, 4), [&](int64_t, int64_t begin, int64_t end) {
+  const int64_t operations = std::min(kPackUnits, weight.units) * kPanel * kPackOperations;
+  parallel(count * blocks, grain(count * blocks, 4, operations), [&](int64_t, int64_t begin, int64_t end) {
     for (int64_t item = begin; item < end; ++item) {
       const int64_t panel = item / blocks, unit = item % blocks * kPackUnits;
       const int64_t before = panel / width * width, stride = std::min(width, count - before) * kPanel;
@@ -87,7 +89,8 @@ void forward_all(const Weight& weight, Steps size, const Keep& keep, const float
   float* panels = arena.floats(threads() * block * kPanel);
   float* scratch = arena.floats(threads() * batch * kPanel);
   std::vector<int64_t> packed(static_cast<size_t>(threads()), -1);  // the block that a thread's panel holds
-  parallel(weight.panels.count * steps, grain(weight.panels.count * steps, steps), [&](int64_t thread, int64_t begin, int64_t end) {
+  const int64_t items = weight.panels.count * steps, operations = 2 * keep.width * kPanel * batch;
+  parallel(items, grain(items, steps, operations), [&](int64_t thread, int64_t begin, int64_t end) {
     float* panel = panels + thread * block * kPanel;
     for (int64_t item = begin; item < end;) {
       const int64_t p = item / steps, first_step = item % steps;
@@ -127,7 +130,8 @@ void input_grad_all(const Weight& weight, Steps size, const Keep& keep, const Pa
   for (int64_t first = 0; first < weight.panels.count; first += slice_panels) {
     const int64_t count = std::min(slice_panels, weight.panels.count - first);
     pack_weight(weight, first, count, count, slice);
-    parallel(steps * cuts, 1, [&](int64_t thread, int64_t begin, int64_t end) {
+    const int64_t operations = 2 * std::min(cut_units, width) * count * kPanel * batch;
+    parallel(steps * cuts, grain(steps * cuts, 1, operations), [&](int64_t thread, int64_t begin, int64_t end) {
       for (int64_t item = begin; item < end; ++item) {
         const int64_t t = item / cuts, cut = item % cuts;
         const int64_t from = cut * cut_units, to = std::min(keep.kept(t), from + cut_units);
@@ -139,7 +143,7 @@ void input_grad_all(const Weight& weight, Steps size, const Keep& keep, const Pa
     });
   }
 
-  parallel(steps, 1, [&](int64_t, int64_t begin, int64_t end) {
+  parallel(steps, grain(steps, 1, keep.width * batch * kPackOperations), [&](int64_t, int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       const int32_t* list = keep.row(t);
       const int64_t kept = keep.kept(t);
@@ -162,7 +166,8 @@ void weight_grad_all(const Panels& panels, int64_t units, Steps size, const Keep
   const int64_t block = divide_up(units, blocks);
   float* grads = arena.floats(threads() * block * kPanel);
   float* scratch = arena.floats(threads() * batch * kPanel);
-  parallel(panels.count * blocks, 1, [&](int64_t thread, int64_t begin, int64_t end) {
+  const int64_t operations = 2 * steps * divide_up(keep.width, blocks) * kPanel * batch;
+  parallel(panels.count * blocks, grain(panels.count * blocks, 1, operations), [&](int64_t thread, int64_t begin, int64_t end) {
     float* grad = grads + thread * block * kPanel;
     for (int64_t item = begin; item < end; ++item) {
       const int64_t p = item / blocks, unit = item % blocks * block;

@@ -43,9 +43,12 @@ void parallel(int64_t items, int64_t grain, const F& f) {
   });
 }
 
-// Items in one chunk: enough chunks that threads end together, and no more than `most` items in each.
-inline int64_t grain(int64_t items, int64_t most) {
-  return std::clamp<int64_t>(items / (8 * threads()), 1, std::max<int64_t>(most, 1));
+// Items in one chunk, each of about `operations` floating-point operations: enough chunks that threads end together, of
+// no more than `most` items; but in any case some 2 us of work, or a second thread costs more than it brings.
+inline int64_t grain(int64_t items, int64_t most, int64_t operations) {
+  constexpr int64_t kLeastOperations = 200'000;
+  const int64_t even = std::clamp<int64_t>(items / (8 * threads()), 1, std::max<int64_t>(most, 1));
+  return std::max(even, kLeastOperations / std::max<int64_t>(operations, 1));
 }
 
 // Scratch that lives as long as the Arena; arenas nest. The memory behind them is kept by the calling thread for

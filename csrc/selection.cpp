@@ -8,7 +8,7 @@ namespace strop {
 namespace {
 
 constexpr int kShift = 24, kBins = 256;  // keys are counted by their highest 8 bits
-constexpr int64_t kKeysOfThread = 1 << 16;
+constexpr int64_t kOperationsOfKey = 8;  // as `grain` counts: a second thread from 25,000 keys on
 
 uint32_t ordered(int32_t key) { return static_cast<uint32_t>(key) ^ 0x80000000u; }
 
@@ -45,9 +45,7 @@ void smallest_of_row(const int32_t* keys, int64_t columns, int64_t kept, uint64_
 void smallest(const int32_t* keys, int64_t rows, int64_t columns, int64_t kept, int32_t* chosen) {
   Arena arena;
   auto* scratch = reinterpret_cast<uint64_t*>(arena.floats(threads() * 2 * (columns + 1)));
-  // Below this many keys a second thread costs more than it saves.
-  const int64_t grain = std::max<int64_t>(8, kKeysOfThread / columns);
-  parallel(rows, grain, [&](int64_t thread, int64_t begin, int64_t end) {
+  parallel(rows, grain(rows, 8, columns * kOperationsOfKey), [&](int64_t thread, int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       smallest_of_row(keys + r * columns, columns, kept, scratch + thread * (columns + 1), chosen + r * kept);
     }
