@@ -14,6 +14,7 @@ constexpr int kWidth = STROP_WIDTH;
 
 typedef float Vec __attribute__((vector_size(4 * STROP_WIDTH)));
 typedef int32_t IVec __attribute__((vector_size(4 * STROP_WIDTH)));
+typedef uint32_t UVec __attribute__((vector_size(4 * STROP_WIDTH)));
 typedef float Vec4 __attribute__((vector_size(16)));
 typedef float VecU __attribute__((vector_size(4 * STROP_WIDTH), aligned(4), may_alias));
 typedef float Vec4U __attribute__((vector_size(16), aligned(4), may_alias));
@@ -107,8 +108,9 @@ STROP_INLINE Vec exp(Vec x) {
   p = p * r + set1(1.6666665459e-1f);
   p = p * r + set1(5.0000001201e-1f);
   const Vec y = p * (r * r) + r + set1(1.0f);
-  const Vec scaled = floats(bits(y) + (bits(shifted) << 23));
-  return x == x ? scaled : x;  // adding to the exponent can make a number of a NaN
+  // Unsigned: the sum wraps around for a NaN, of which it can make a number.
+  const UVec scaled = reinterpret_cast<UVec>(y) + (reinterpret_cast<UVec>(shifted) << 23);
+  return x == x ? reinterpret_cast<Vec>(scaled) : x;
 }
 
 STROP_INLINE Vec sigmoid(Vec x) { return set1(1.0f) / (set1(1.0f) + exp(-x)); }
