@@ -9,7 +9,7 @@ namespace {
 constexpr int64_t kForwardUnits = 2560;  // FP: units of a panel packed at once; 640 KB, inside a 1 MB L2
 constexpr int64_t kGradUnits = 1536;     // WG: units accumulated at once; 384 KB
 constexpr int64_t kPackUnits = 256;      // packing: units in one item of work
-constexpr int64_t kPackOperations = 40;  // time of moving a float, in operations of a product
+constexpr int64_t kPackOperations = 16;  // time of moving a float, in operations of a product
 constexpr int64_t kItems = 24;           // chunks of work for each thread, so that threads end together,
 constexpr int64_t kCutUnits = 16;        // where that does not cut BP into pieces of fewer units
 constexpr int64_t kLeastGradUnits = 128; // or WG

@@ -44,11 +44,12 @@ void parallel(int64_t items, int64_t grain, const F& f) {
 }
 
 // Items in one chunk, each of about `operations` floating-point operations: enough chunks that threads end together, of
-// no more than `most` items; but in any case some 2 us of work, or a second thread costs more than it brings.
+// no more than `most` items; but in any case some 3 us of work, or a second thread costs more than it brings.
 inline int64_t grain(int64_t items, int64_t most, int64_t operations) {
-  constexpr int64_t kLeastOperations = 200'000;
-  const int64_t even = std::clamp<int64_t>(items / (8 * threads()), 1, std::max<int64_t>(most, 1));
-  return std::max(even, kLeastOperations / std::max<int64_t>(operations, 1));
+  constexpr int64_t kLeastOperations = 300'000;
+  const int64_t even = std::clamp<int64_t>(items / (4 * threads()), 1, std::max<int64_t>(most, 1));
+  const int64_t pieces = std::max<int64_t>(1, items * operations / kLeastOperations);
+  return std::max(even, (items + pieces - 1) / pieces);
 }
 
 // Scratch that lives as long as the Arena; arenas nest. The memory behind them is kept by the calling thread for

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,11 @@ def check_block(pattern: Pattern, p: float, name: str, units: int) -> None:
         raise ValueError(
             f"block must divide {name} to drop it in blocks, got block={pattern.block}, {name}={units}"
         )
+
+
+@lru_cache
+def _with_probability(pattern: Pattern, p: float) -> Pattern:
+    return replace(pattern, p=p)
 
 
 class LSTM(nn.RNNBase):
@@ -123,7 +129,9 @@ class LSTM(nn.RNNBase):
         device = self.weight_ih_l0.device
 
         def mask(p: float, units: int) -> Mask | None:
-            return replace(self.pattern, p=p).draw(steps, units, batch, generator=generator, device=device)
+            return _with_probability(self.pattern, p).draw(
+                steps, units, batch, generator=generator, device=device
+            )
 
         layers = range(self.num_layers)
         return Masks(
