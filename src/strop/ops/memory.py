@@ -108,3 +108,9 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     # Not a view of the tensor above: a gradient must own its storage.
     owner = torch.empty(0, dtype=dtype, device="cpu")
     return owner.set_(storage, 0, shape)  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
+def empty_cache() -> None:
+    """Give memory that waits for the next large result back to the system, as ``torch.cuda.empty_cache``."""
+    if pool is not None:
+        pool.release()
