@@ -194,6 +194,8 @@ def test_ctrl_c_ends_it_in_one_line(text, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # Tests that run in a shell's background are started with SIGINT ignored, and so would be their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     process.stdout.readline()  # what the text is; training follows
