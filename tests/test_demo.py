@@ -188,15 +188,16 @@ def test_a_users_mistake_is_one_clear_line(words, message, tmp_path, monkeypatch
 
 
 def test_ctrl_c_ends_it_in_one_line(text, tmp_path):
+    # Tests that run in a shell's background were started with SIGINT ignored, and so would be their children.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [sys.executable, "-m", "strop", "demo", "--data", str(text), "--out", str(tmp_path / "demo")],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        # Tests that run in a shell's background are started with SIGINT ignored, and so would be their children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+    signal.signal(signal.SIGINT, before)
     assert process.stdout is not None
     process.stdout.readline()  # what the text is; training follows
     process.send_signal(signal.SIGINT)
