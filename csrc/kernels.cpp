@@ -20,7 +20,6 @@ constexpr int kColumnTile = 2;
 constexpr int kUnitTile = 6;
 constexpr int kDotRowTile = 2;
 #endif
-constexpr int kDotUnitTile = kDotUnits;  // BP: units; one Vec4 of sums
 constexpr int kVectors = kPanel / kWidth;
 constexpr int64_t kLine = 16;    // floats in a cache line
 // FP: units summed in registers before they join the sum in memory. 96 of them are 24 KB of a panel, which stay in
@@ -161,7 +160,7 @@ STROP_INLINE void dot_tile(const float* dy, int64_t dy_panel, const float* slice
   const float* row[units];
 #pragma GCC unroll 4
   for (int i = 0; i < units; ++i) row[i] = slice + keep[i] * panels * kPanel;
-  Vec sum[rows][kDotUnitTile] = {};
+  Vec sum[rows][kDotUnits] = {};
   for (int64_t p = 0; p < panels; ++p) {
     if (ahead != nullptr) {
       for (int64_t l = 0; l < kPanel; l += kLine) __builtin_prefetch(ahead + p * kPanel + l, 0, 3);
@@ -183,7 +182,7 @@ STROP_INLINE void dot_tile(const float* dy, int64_t dy_panel, const float* slice
   for (int b = 0; b < rows; ++b) {
     const Vec4 sums = sum_lanes(sum[b][0], sum[b][1], sum[b][2], sum[b][3]);
     float* target = out + b * out_stride;
-    if constexpr (units == kDotUnitTile) {
+    if constexpr (units == kDotUnits) {
       store4(target, load4(target) + sums);
     } else {
       for (int i = 0; i < units; ++i) target[i] += sums[i];
@@ -195,15 +194,15 @@ void input_grad(const float* dy, int64_t dy_panel, int64_t rows, const float* sl
                 const int32_t* keep, int64_t kept, float* out, int64_t out_stride) {
   for (int64_t b0 = 0; b0 < rows; b0 += kDotRows) {
     const int64_t block = std::min(kDotRows, rows - b0);
-    for (int64_t i = 0; i < kept; i += kDotUnitTile) {
-      const int64_t units = std::min<int64_t>(kDotUnitTile, kept - i);
+    for (int64_t i = 0; i < kept; i += kDotUnits) {
+      const int64_t units = std::min<int64_t>(kDotUnits, kept - i);
       int64_t tile = 0;
       balanced_tiles(block, kDotRowTile, [&](int64_t b, int64_t size) {
         // While this tile runs, one of the next units' rows comes into the cache.
-        const int64_t next = i + kDotUnitTile + tile;
+        const int64_t next = i + kDotUnits + tile;
         const float* ahead =
-            b0 == 0 && tile < kDotUnitTile && next < kept ? slice + keep[next] * panels * kPanel : nullptr;
-        with_constant<kDotUnitTile>(units, [&]<int u>() {
+            b0 == 0 && tile < kDotUnits && next < kept ? slice + keep[next] * panels * kPanel : nullptr;
+        with_constant<kDotUnits>(units, [&]<int u>() {
           with_constant<kDotRowTile>(size, [&]<int r>() {
             dot_tile<u, r>(dy + (b0 + b) * kPanel, dy_panel, slice, panels, keep + i, ahead,
                            out + (b0 + b) * out_stride + i, out_stride);
@@ -251,7 +250,7 @@ void weight_grad(const float* x, int64_t x_stride, const int32_t* keep, int64_t 
 template <int units, int rows>
 STROP_INLINE void plain_dot_tile(const float* x, int64_t x_stride, const float* w, int64_t w_stride, int64_t length,
                                  float* out, int64_t out_stride) {
-  Vec sum[rows][kDotUnitTile] = {};
+  Vec sum[rows][kDotUnits] = {};
   int64_t j = 0;
   for (; j + kWidth <= length; j += kWidth) {
     Vec wi[units];
@@ -278,8 +277,8 @@ STROP_INLINE void plain_dot_tile(const float* x, int64_t x_stride, const float* 
 
 void plain_dot(const float* x, int64_t x_stride, int64_t rows, const float* w, int64_t w_stride, int64_t count,
                int64_t length, float* out, int64_t out_stride) {
-  for (int64_t i = 0; i < count; i += kDotUnitTile) {
-    with_constant<kDotUnitTile>(std::min<int64_t>(kDotUnitTile, count - i), [&]<int u>() {
+  for (int64_t i = 0; i < count; i += kDotUnits) {
+    with_constant<kDotUnits>(std::min<int64_t>(kDotUnits, count - i), [&]<int u>() {
       balanced_tiles(rows, kDotRowTile, [&](int64_t b, int64_t size) {
         with_constant<kDotRowTile>(size, [&]<int r>() {
           plain_dot_tile<u, r>(x + b * x_stride, x_stride, w + i * w_stride, w_stride, length,

@@ -9,10 +9,10 @@
 
 namespace strop {
 
-constexpr int64_t kPanel = 64;  // columns of a panel
-constexpr int64_t kSlice = 12;   // panels of a slice; those of a tile's 4 units + 5 rows are 27 KB
-constexpr int64_t kDotUnits = 4; // units of a tile of BP
-constexpr int64_t kGroup = 16;  // columns of a panel that come from neighbouring rows of the plain weight
+constexpr int64_t kPanel = 64;    // columns of a panel
+constexpr int64_t kSlice = 12;    // panels of a slice; those of a tile's 4 units + 5 rows are 27 KB
+constexpr int64_t kDotUnits = 4;  // units of a tile of BP: one Vec4 of sums
+constexpr int64_t kGroup = 16;    // columns of a panel that come from neighbouring rows of the plain weight
 
 // Four groups of a panel within a plain weight [rows][units]: first row and number of rows of each.
 struct PanelRows {

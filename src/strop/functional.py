@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -229,6 +230,33 @@ def lstm(
     return y, (h, c)
 
 
+def lstm_layers(
+    x: Tensor,
+    hx: tuple[Tensor, Tensor] | None,
+    weights: Sequence[Sequence[Tensor]],
+    input_masks: Sequence[Mask | None],
+    recurrent_masks: Sequence[Mask | None],
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """A stack of ``lstm`` layers, with the weights and the masks of each.
+
+    Args:
+        x: ``[steps, batch, input]``.
+        hx: h0 and c0, ``[layers, batch, hidden]`` each, or None for zeros.
+
+    Returns:
+        The last layer's h of every step, and the last h and c of every layer.
+    """
+    hs, cs = [], []
+    for layer, (of_layer, input_mask, recurrent_mask) in enumerate(
+        zip(weights, input_masks, recurrent_masks, strict=True)
+    ):
+        state = None if hx is None else (hx[0][layer], hx[1][layer])
+        x, (h, c) = lstm(x, state, *of_layer, input_mask=input_mask, recurrent_mask=recurrent_mask)
+        hs.append(h)
+        cs.append(c)
+    return x, (torch.stack(hs), torch.stack(cs))
+
+
 def _zeros(x: Tensor, layers: int, weights: list[Tensor]) -> tuple[Tensor, Tensor]:
     zeros = x.new_zeros(layers, x.shape[1], weights[1].shape[1])
     return zeros, zeros
@@ -253,20 +281,15 @@ def dense_lstm(
     layers = len(weights) // each
     autocast = torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
     if autocast or torch.compiler.is_compiling() or not x.numel() or dispatch.select(x) != "native":
-        hx = _zeros(x, layers, weights) if hx is None else hx
-        y, h, c = torch._VF.lstm(x, hx, weights, has_bias, layers, 0.0, False, False, False)
+        y, h, c = torch._VF.lstm(
+            x, hx or _zeros(x, layers, weights), weights, has_bias, layers, 0.0, False, False, False
+        )
         return y, (h, c)
     if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *(hx or ()), *weights))):
-        hx = _zeros(x, layers, weights) if hx is None else hx
-        y, h, c = dispatch.recurrence(x).lstm_eval(x, *hx, weights, has_bias)
+        y, h, c = dispatch.recurrence(x).lstm_eval(x, *(hx or _zeros(x, layers, weights)), weights, has_bias)
         return y, (h, c)
-    hs, cs = [], []
-    for layer in range(layers):
-        of_layer = weights[layer * each : (layer + 1) * each]
-        x, (h, c) = lstm(x, None if hx is None else (hx[0][layer], hx[1][layer]), *of_layer)
-        hs.append(h)
-        cs.append(c)
-    return x, (torch.stack(hs), torch.stack(cs))
+    of_layers = [weights[layer * each : (layer + 1) * each] for layer in range(layers)]
+    return lstm_layers(x, hx, of_layers, [None] * layers, [None] * layers)
 
 
 class _Linear(torch.autograd.Function):

@@ -170,23 +170,9 @@ class LSTM(nn.RNNBase):
             weights: list[Tensor] = self._flat_weights  # type: ignore[assignment]
             y, hx = functional.dense_lstm(x, hx, weights, self.bias)
         else:
-            y, hx = self._dropped_forward(x, hx, masks)
+            of_layers = [[getattr(self, name) for name in names] for names in self._all_weights]
+            y, hx = functional.lstm_layers(x, hx, of_layers, masks.input, masks.recurrent)
         return y.transpose(0, 1) if self.batch_first else y, hx
-
-    def _dropped_forward(self, x: Tensor, hx: Hidden | None, masks: Masks) -> tuple[Tensor, Hidden]:
-        hs, cs = [], []
-        for layer in range(self.num_layers):
-            weights = [getattr(self, name) for name in self._all_weights[layer]]
-            x, (h, c) = functional.lstm(
-                x,
-                None if hx is None else (hx[0][layer], hx[1][layer]),
-                *weights,
-                input_mask=masks.input[layer],
-                recurrent_mask=masks.recurrent[layer],
-            )
-            hs.append(h)
-            cs.append(c)
-        return x, (torch.stack(hs), torch.stack(cs))
 
     def _masks(self, masks: Masks | None, x: Tensor) -> Masks | None:
         """The masks to use on x ``[T, B, I]``: those given, after a check, or new ones in training."""

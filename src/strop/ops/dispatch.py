@@ -84,13 +84,18 @@ def wrapped(wrapper: Callable[[ModuleType], Any]) -> Iterator[None]:
         _wrapper = before
 
 
+def _asked() -> str | None:
+    """The backend that was asked for by name."""
+    return _forced or os.environ.get("STROP_BACKEND") or None
+
+
 def select(x: Tensor) -> str:
     """The name of the backend for operands like ``x``.
 
     Raises:
         RuntimeError: the one that was asked for cannot run on them.
     """
-    asked = _forced or os.environ.get("STROP_BACKEND")
+    asked = _asked()
     if asked:
         reason = why_not(asked, x)
         if reason is not None:
@@ -112,8 +117,7 @@ def _log_once(reason: str) -> None:
 
 def selection(device: torch.device) -> Any:
     """The module with ``smallest`` for keys on ``device``; all of them choose the same units."""
-    asked = _forced or os.environ.get("STROP_BACKEND") or "native"
-    runs_native = asked == "native" and device.type == "cpu" and native.missing is None
+    runs_native = _asked() in (None, "native") and device.type == "cpu" and native.missing is None
     return native if runs_native else strop.ops.selection
 
 
