@@ -289,83 +289,6 @@ void plain_dot(const float* x, int64_t x_stride, int64_t rows, const float* w, i
   }
 }
 
-// Cells run on whole groups in place, and on padded copies where fewer than 16 units are left.
-inline void load_group(const float* p, int64_t units, float* padded) {
-  std::memset(padded, 0, kGroup * sizeof(float));
-  std::memcpy(padded, p, units * sizeof(float));
-}
-
-void lstm_forward(float* gates, int64_t rows, int64_t units, const float* c_before, float* c, float* h,
-                  int64_t stride) {
-  float padded[3][kGroup];
-  for (int64_t b = 0; b < rows; ++b) {
-    float* gate = gates + b * kPanel;
-    const float* before = c_before + b * stride;
-    float *cell = c + b * stride, *hidden = h + b * stride;
-    if (units < kGroup) {
-      load_group(before, units, padded[0]);
-      before = padded[0];
-      cell = padded[1];
-      hidden = padded[2];
-    }
-#pragma GCC unroll 4
-    for (int64_t v = 0; v < kGroup; v += kWidth) {
-      const Vec i = sigmoid(load(gate + v)), f = sigmoid(load(gate + kGroup + v));
-      const Vec g = tanh(load(gate + 2 * kGroup + v)), o = sigmoid(load(gate + 3 * kGroup + v));
-      const Vec state = f * load(before + v) + i * g;
-      store(gate + v, i);
-      store(gate + kGroup + v, f);
-      store(gate + 2 * kGroup + v, g);
-      store(gate + 3 * kGroup + v, o);
-      store(cell + v, state);
-      store(hidden + v, o * tanh(state));
-    }
-    if (units < kGroup) {
-      std::memcpy(c + b * stride, cell, units * sizeof(float));
-      std::memcpy(h + b * stride, hidden, units * sizeof(float));
-    }
-  }
-}
-
-void lstm_backward(const float* gates, int64_t rows, int64_t units, const float* c_before, const float* c,
-                   const float* dh, float* dc, int64_t stride, float* dgates) {
-  float padded[4][kGroup];
-  const Vec one = set1(1.0f);
-  for (int64_t b = 0; b < rows; ++b) {
-    const float* gate = gates + b * kPanel;
-    float* dgate = dgates + b * kPanel;
-    const float *before = c_before + b * stride, *after = c + b * stride, *dhidden = dh + b * stride;
-    float* dcell = dc + b * stride;
-    if (units < kGroup) {
-      load_group(before, units, padded[0]);
-      load_group(after, units, padded[1]);
-      load_group(dhidden, units, padded[2]);
-      load_group(dcell, units, padded[3]);
-      before = padded[0];
-      after = padded[1];
-      dhidden = padded[2];
-      dcell = padded[3];
-    }
-#pragma GCC unroll 4
-    for (int64_t v = 0; v < kGroup; v += kWidth) {
-      const Vec i = load(gate + v), f = load(gate + kGroup + v);
-      const Vec g = load(gate + 2 * kGroup + v), o = load(gate + 3 * kGroup + v);
-      const Vec d = load(dhidden + v), squashed = tanh(load(after + v));
-      const Vec state = load(dcell + v) + d * o * (one - squashed * squashed);
-      store(dgate + v, state * g * i * (one - i));
-      store(dgate + kGroup + v, state * load(before + v) * f * (one - f));
-      store(dgate + 2 * kGroup + v, state * i * (one - g * g));
-      store(dgate + 3 * kGroup + v, d * squashed * o * (one - o));
-      store(dcell + v, state * f);
-    }
-    if (units < kGroup) {
-      std::memcpy(dc + b * stride, dcell, units * sizeof(float));
-      // Lanes without a unit: an infinite operand has made NaN of them, which BP would sum up.
-      for (int64_t gate = 0; gate < kPanel; gate += kGroup) std::fill_n(dgate + gate + units, kGroup - units, 0.0f);
-    }
-  }
-}
-
 void column_sums(const float* dy, int64_t rows, float* sum) {
   for (int v = 0; v < kVectors; ++v) {
     Vec total{};
@@ -395,9 +318,9 @@ double fma_chain(int64_t iterations) {
 
 }  // namespace
 
+extern const CellKernels cells[kCells];
 extern const Kernels table = {
-    STROP_NAME,  pack,         unpack,        forward,     input_grad,
-    weight_grad, lstm_forward, lstm_backward, column_sums, plain_dot,    fma_chain,
+    STROP_NAME, pack, unpack, forward, input_grad, weight_grad, column_sums, plain_dot, cells, fma_chain,
 };
 
 }  // namespace strop::STROP_ISA

@@ -20,6 +20,40 @@ struct PanelRows {
   int64_t valid[4];
 };
 
+enum class Cell { lstm, gru, rnn_tanh, rnn_relu };
+constexpr int kCells = 4;
+
+inline int64_t gates_of(Cell cell) { return cell == Cell::lstm ? 4 : cell == Cell::gru ? 3 : 1; }
+
+// A cell's step for 16 hidden units, or what is left of them, of some rows. Gates, in torch's order, are [rows] at a
+// distance of kPanel; the others [rows][stride], at the first of the units.
+struct CellForward {
+  int64_t rows, units;
+  float* gate[4];             // pre-activations on entry, activations on return
+  const float* recurrent[4];  // GRU: what the hidden state adds to them, which the reset gate must see apart
+  const float* before;        // LSTM: c of the step before; GRU: h of the step before
+  float* state;               // out; LSTM: c; GRU: recurrent[2]
+  float* h;                   // out
+  int64_t stride;
+};
+
+struct CellBackward {
+  int64_t rows, units;
+  const float* gate[4];  // activations
+  const float *before, *state;
+  const float* dh;
+  float* carry;          // LSTM: dc, which becomes the gradient of c_before. GRU, out: the gradient of h_before but for
+                         // the product's share
+  float* dgate[4];       // out; zero in lanes without a unit
+  float* drecurrent[4];  // out; GRU: the gradients of CellForward::recurrent
+  int64_t stride;
+};
+
+struct CellKernels {
+  void (*forward)(const CellForward&);
+  void (*backward)(const CellBackward&);
+};
+
 struct Kernels {
   const char* name;
 
@@ -42,20 +76,14 @@ struct Kernels {
   void (*weight_grad)(const float* x, int64_t x_stride, const int32_t* keep, int64_t kept, const float* dy,
                       int64_t rows, float* grad);
 
-  // The LSTM's gates for 16 units and `rows` rows. gates [rows][i|f|g|o] hold pre-activations on entry and
-  // activations on return; c and h are [rows][stride] at the first of the `units` (<= 16) units.
-  void (*lstm_forward)(float* gates, int64_t rows, int64_t units, const float* c_before, float* c, float* h,
-                       int64_t stride);
-  // Its derivative: dgates [rows][64] from dh and dc (both [rows][stride]); dc becomes the gradient of c_before.
-  void (*lstm_backward)(const float* gates, int64_t rows, int64_t units, const float* c_before, const float* c,
-                        const float* dh, float* dc, int64_t stride, float* dgates);
-
   // sum[64] += sum_b rows of dy[b][64]
   void (*column_sums)(const float* dy, int64_t rows, float* sum);
 
   // out[b][i] += x[b] . w[i] over `length` numbers, for `rows` rows of x and `count` rows of a plain weight.
   void (*plain_dot)(const float* x, int64_t x_stride, int64_t rows, const float* w, int64_t w_stride, int64_t count,
                     int64_t length, float* out, int64_t out_stride);
+
+  const CellKernels* cells;  // by Cell
 
   // A chain of fused multiply-adds in registers; returns the floating-point operations done.
   double (*fma_chain)(int64_t iterations);

@@ -1,170 +1,18 @@
-// The operators of namespace `strop`: arguments are checked here, before any kernel reads them.
+// The operators of namespace `strop`.
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
 #include <chrono>
-#include <cmath>
-#include <limits>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "kernels.h"
 #include "linear.h"
-#include "lstm.h"
-#include "lstm_eval.h"
+#include "operands.h"
+#include "recurrence_eval.h"
 #include "selection.h"
 
 namespace strop {
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-using Optional = std::optional<Tensor>;
-
-constexpr int64_t kLargest = int64_t{1} << 31;  // index lists are int32
-
-std::string shape_of(const Tensor& tensor) {
-  std::string text = "[";
-  for (int64_t i = 0; i < tensor.dim(); ++i) text += (i > 0 ? ", " : "") + std::to_string(tensor.size(i));
-  return text + "]";
-}
-
-void check_tensor(const Tensor& tensor, const char* name, std::initializer_list<int64_t> shape, ScalarType type) {
-  STD_TORCH_CHECK(tensor.defined(), name, " must be a tensor, not None");
-  STD_TORCH_CHECK(tensor.is_cpu(), name, " must be on the CPU");
-  STD_TORCH_CHECK(tensor.scalar_type() == type, name, " must be ",
-                  type == ScalarType::Float ? "float32" : "int32");
-  bool same = tensor.dim() == static_cast<int64_t>(shape.size());
-  std::string wanted = "[";
-  int64_t i = 0;
-  for (const int64_t size : shape) {
-    same = same && tensor.size(i) == size;
-    wanted += (i > 0 ? ", " : "") + std::to_string(size);
-    ++i;
-  }
-  STD_TORCH_CHECK(same, name, " must have shape ", wanted, "], not ", shape_of(tensor));
-  STD_TORCH_CHECK(tensor.is_contiguous(), name, " must be contiguous");
-}
-
-// The memory of the tensors of one call. A result that shares memory with another of them is refused: kernels read
-// operands, index lists among them, while they write results.
-class Operands {
- public:
-  const float* input(const Tensor& tensor, const char* name, std::initializer_list<int64_t> shape) {
-    check_tensor(tensor, name, shape, ScalarType::Float);
-    return add(static_cast<const float*>(tensor.const_data_ptr()), tensor, name, false);
-  }
-
-  const float* input(const Optional& tensor, const char* name, std::initializer_list<int64_t> shape) {
-    return tensor.has_value() ? input(*tensor, name, shape) : nullptr;
-  }
-
-  const int32_t* list(const Tensor& tensor, const char* name, std::initializer_list<int64_t> shape) {
-    check_tensor(tensor, name, shape, ScalarType::Int);
-    return add(static_cast<const int32_t*>(tensor.const_data_ptr()), tensor, name, false);
-  }
-
-  float* output(const Tensor& tensor, const char* name, std::initializer_list<int64_t> shape) {
-    check_tensor(tensor, name, shape, ScalarType::Float);
-    auto* data = add(static_cast<float*>(tensor.mutable_data_ptr()), tensor, name, true);
-    advise_huge(data, static_cast<size_t>(tensor.numel()) * sizeof(float));
-    return data;
-  }
-
-  int32_t* output_list(const Tensor& tensor, const char* name, std::initializer_list<int64_t> shape) {
-    check_tensor(tensor, name, shape, ScalarType::Int);
-    return add(static_cast<int32_t*>(tensor.mutable_data_ptr()), tensor, name, true);
-  }
-
-  float* output(const Optional& tensor, const char* name, std::initializer_list<int64_t> shape) {
-    return tensor.has_value() ? output(*tensor, name, shape) : nullptr;
-  }
-
- private:
-  struct Memory {
-    uintptr_t begin, end;
-    bool written;
-    const char* name;
-  };
-  std::vector<Memory> seen_;
-
-  template <typename T>
-  T* add(T* data, const Tensor& tensor, const char* name, bool written) {
-    const int64_t bytes = tensor.numel() * static_cast<int64_t>(sizeof(T));
-    if (bytes == 0) return data;
-    int64_t stored = 0, offset = 0;
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(tensor.get(), &stored));
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_offset(tensor.get(), &offset));
-    STD_TORCH_CHECK(data != nullptr && offset * static_cast<int64_t>(sizeof(T)) + bytes <= stored, name,
-                    " needs ", bytes, " bytes of memory, its storage has ", stored);
-    const auto begin = reinterpret_cast<uintptr_t>(data);
-    STD_TORCH_CHECK(begin % alignof(T) == 0, name, " must be aligned to ", alignof(T), " bytes");
-    const Memory memory{begin, begin + static_cast<uintptr_t>(bytes), written, name};
-    for (const Memory& other : seen_) {
-      STD_TORCH_CHECK(!(written || other.written) || memory.end <= other.begin || other.end <= memory.begin, name,
-                      " must not share memory with ", other.name);
-    }
-    seen_.push_back(memory);
-    return data;
-  }
-};
-
-int64_t size(const Tensor& tensor, const char* name, int64_t dim, int64_t dims) {
-  STD_TORCH_CHECK(tensor.defined(), name, " must be a tensor, not None");
-  STD_TORCH_CHECK(tensor.dim() == dims, name, " must have ", dims, " dimensions, not shape ", shape_of(tensor));
-  const int64_t value = tensor.size(dim);
-  STD_TORCH_CHECK(value > 0 && value < kLargest, name, " must have 1 to 2^31 - 1 elements in dimension ", dim,
-                  ", not ", value);
-  return value;
-}
-
-// The lists of one mask: sorted, without repetition, inside [0, units).
-Keep keep_lists(const Optional& index, const Optional& count, double scale, const char* name, int64_t steps,
-                int64_t units, Operands& use, Arena& arena) {
-  if (!index.has_value()) {
-    STD_TORCH_CHECK(!count.has_value(), name, ": a count needs its index lists");
-    return keep_all(units, arena);
-  }
-  STD_TORCH_CHECK(index->dim() == 2 && index->size(1) <= units, name, ": index must have shape [", steps,
-                  ", at most ", units, "], not ", shape_of(*index));
-  STD_TORCH_CHECK(std::abs(scale) <= std::numeric_limits<float>::max(), name,
-                  ": scale must be finite in float32, not ", scale);
-  Keep keep;
-  keep.index = use.list(*index, name, {steps, index->size(1)});
-  keep.width = keep.stride = index->size(1);
-  keep.scale = static_cast<float>(scale);
-  if (count.has_value()) keep.count = use.list(*count, name, {steps});
-  for (int64_t t = 0; t < steps; ++t) {
-    const int64_t kept = keep.kept(t);
-    STD_TORCH_CHECK(kept >= 0 && kept <= keep.width, name, ": count of step ", t, " must be in [0, ", keep.width,
-                    "], not ", kept);
-    int64_t before = -1;
-    for (int64_t i = 0; i < kept; ++i) {
-      const int64_t unit = keep.row(t)[i];
-      STD_TORCH_CHECK(unit > before && unit < units, name,
-                      ": index lists must be sorted, without repetition and in [0, ", units, "): step ", t, " has ", unit,
-                      " after ", before);
-      before = unit;
-    }
-  }
-  return keep;
-}
-
-struct Mask {
-  const float* data;
-  int64_t stride;
-};
-
-Mask element_mask(const Optional& mask, const Optional& index, int64_t steps, int64_t batch, int64_t hidden,
-                  Operands& use) {
-  if (!mask.has_value()) return {nullptr, 0};
-  STD_TORCH_CHECK(!index.has_value(), "recurrent mask: give either index lists or an element mask, not both");
-  const int64_t draws = size(*mask, "recurrent mask", 0, 3);
-  STD_TORCH_CHECK(draws == 1 || draws == steps, "recurrent mask must have 1 or ", steps, " steps, not ", draws);
-  return {use.input(mask, "recurrent mask", {draws, batch, hidden}), draws == 1 ? 0 : batch * hidden};
-}
 
 void linear_forward_op(const Tensor x, const Tensor weight, const Optional bias, const Optional index,
                        const Optional count, double scale, Tensor y) {
@@ -209,91 +57,116 @@ void smallest_op(const Tensor keys, Tensor chosen) {
            use.output_list(chosen, "chosen", {rows, kept}));
 }
 
-LstmSize lstm_size(const Tensor& x, const Tensor& h0) {
-  const LstmSize s{size(x, "x", 0, 3), size(x, "x", 1, 3), size(x, "x", 2, 3), size(h0, "h0", 1, 2)};
-  STD_TORCH_CHECK(s.hidden < kLargest / 4, "hidden size must be below 2^29, not ", s.hidden);
-  return s;
+// The masks of a layer as they come: lists of its input, and lists or a mask of its hidden state.
+struct Drops {
+  const Optional &input_index, &input_count;
+  double input_scale;
+  const Optional &index, &count;
+  double scale;
+  const Optional& mask;
+};
+
+Recurrence recurrence(int64_t cell, bool reverse, const Optional& batch_sizes, int64_t rows, int64_t inputs,
+                      const Tensor& h0, const Drops& drops, Operands& use, Arena& arena) {
+  const int64_t batch = size(h0, "h0", 0, 2), hidden = size(h0, "h0", 1, 2);
+  STD_TORCH_CHECK(hidden < kLargest / 4, "hidden size must be below 2^29, not ", hidden);
+  const Steps steps = steps_of(batch_sizes, rows, batch, arena);
+  const int64_t T = steps.steps;
+  return {cell_of(cell), reverse, steps, inputs, hidden,
+          keep_lists(drops.input_index, drops.input_count, drops.input_scale, "input keep", T, inputs, use, arena),
+          keep_lists(drops.index, drops.count, drops.scale, "recurrent keep", T, hidden, use, arena),
+          element_mask(drops.mask, drops.index, T, batch, hidden, use)};
 }
 
-void lstm_forward_op(const Tensor x, const Tensor h0, const Tensor c0, const Tensor w_ih, const Tensor w_hh,
-                     const Optional b_ih, const Optional b_hh, const Optional input_index,
-                     const Optional input_count, double input_scale, const Optional recurrent_index,
-                     const Optional recurrent_count, double recurrent_scale, const Optional recurrent_mask, Tensor y,
-                     Tensor gates, Tensor cells) {
+void recurrence_forward_op(int64_t cell, bool reverse, const Optional batch_sizes, const Tensor x, const Tensor h0,
+                           const Optional c0, const Tensor w_ih, const Tensor w_hh, const Optional b_ih,
+                           const Optional b_hh, const Optional input_index, const Optional input_count,
+                           double input_scale, const Optional recurrent_index, const Optional recurrent_count,
+                           double recurrent_scale, const Optional recurrent_mask, Tensor y, Tensor gates,
+                           const Optional states) {
   Arena arena;
   Operands use;
-  const LstmSize s = lstm_size(x, h0);
-  const auto [T, B, I, H] = s;
-  const Mask mask = element_mask(recurrent_mask, recurrent_index, T, B, H, use);
-  lstm_forward({s, use.input(x, "x", {T, B, I}), use.input(h0, "h0", {B, H}), use.input(c0, "c0", {B, H}),
-                use.input(w_ih, "w_ih", {4 * H, I}), use.input(w_hh, "w_hh", {4 * H, H}),
-                use.input(b_ih, "b_ih", {4 * H}), use.input(b_hh, "b_hh", {4 * H}),
-                keep_lists(input_index, input_count, input_scale, "input keep", T, I, use, arena),
-                keep_lists(recurrent_index, recurrent_count, recurrent_scale, "recurrent keep", T, H, use, arena),
-                mask.data, mask.stride, use.output(y, "y", {T, B, H}),
-                use.output(gates, "gates", {T, Panels::gates(H).count, B, kPanel}),
-                use.output(cells, "cells", {T, B, H})});
+  const int64_t N = size(x, "x", 0, 2), I = size(x, "x", 1, 2);
+  const Recurrence r = recurrence(
+      cell, reverse, batch_sizes, N, I, h0,
+      {input_index, input_count, input_scale, recurrent_index, recurrent_count, recurrent_scale, recurrent_mask}, use, arena);
+  const int64_t B = r.size.batch, H = r.hidden, G = gates_of(r.cell);
+  const bool lstm = r.cell == Cell::lstm, gru = r.cell == Cell::gru;
+  recurrence_forward({r, use.input(x, "x", {N, I}), use.input(h0, "h0", {B, H}), use.input_if(lstm, c0, "c0", {B, H}),
+                      use.input(w_ih, "w_ih", {G * H, I}), use.input(w_hh, "w_hh", {G * H, H}),
+                      use.input(b_ih, "b_ih", {G * H}), use.input(b_hh, "b_hh", {G * H}), use.output(y, "y", {N, H}),
+                      use.output(gates, "gates", {N, r.panels().count * kPanel}),
+                      use.output_if(lstm || gru, states, "states", {N, H})});
 }
 
-void lstm_backward_op(const Optional dy, const Optional dh, const Optional dc, const Tensor c0, const Tensor w_ih,
-                      const Tensor w_hh, const Tensor gates, const Tensor cells, const Optional input_index,
-                      const Optional input_count, double input_scale, const Optional recurrent_index,
-                      const Optional recurrent_count, double recurrent_scale, const Optional recurrent_mask,
-                      Tensor dgates, const Optional dx, Tensor dh0, Tensor dc0) {
+void recurrence_backward_op(int64_t cell, bool reverse, const Optional batch_sizes, const Optional dy, const Optional dh,
+                            const Optional dc, const Tensor y, const Tensor h0, const Optional c0, const Tensor w_ih,
+                            const Tensor w_hh, const Tensor gates, const Optional states, const Optional input_index,
+                            const Optional input_count, double input_scale, const Optional recurrent_index,
+                            const Optional recurrent_count, double recurrent_scale, const Optional recurrent_mask,
+                            Tensor dgates, const Optional drecurrent, const Optional dx, Tensor dh0, const Optional dc0) {
   Arena arena;
   Operands use;
-  const int64_t T = size(cells, "cells", 0, 3), B = size(cells, "cells", 1, 3), H = size(cells, "cells", 2, 3);
-  const int64_t I = size(w_ih, "w_ih", 1, 2), P = Panels::gates(H).count;
-  STD_TORCH_CHECK(H < kLargest / 4, "hidden size must be below 2^29, not ", H);
-  const Mask mask = element_mask(recurrent_mask, recurrent_index, T, B, H, use);
-  lstm_backward({{T, B, I, H}, use.input(dy, "dy", {T, B, H}), use.input(dh, "dh", {B, H}),
-                 use.input(dc, "dc", {B, H}), use.input(c0, "c0", {B, H}), use.input(w_ih, "w_ih", {4 * H, I}),
-                 use.input(w_hh, "w_hh", {4 * H, H}),
-                 use.input(gates, "gates", {T, P, B, kPanel}), use.input(cells, "cells", {T, B, H}),
-                 keep_lists(input_index, input_count, input_scale, "input keep", T, I, use, arena),
-                 keep_lists(recurrent_index, recurrent_count, recurrent_scale, "recurrent keep", T, H, use, arena),
-                 mask.data, mask.stride, use.output(dgates, "dgates", {T, P, B, kPanel}),
-                 use.output(dx, "dx", {T, B, I}), use.output(dh0, "dh0", {B, H}), use.output(dc0, "dc0", {B, H})});
+  const int64_t N = size(y, "y", 0, 2), I = size(w_ih, "w_ih", 1, 2);
+  const Recurrence r = recurrence(
+      cell, reverse, batch_sizes, N, I, h0,
+      {input_index, input_count, input_scale, recurrent_index, recurrent_count, recurrent_scale, recurrent_mask}, use, arena);
+  const int64_t B = r.size.batch, H = r.hidden, G = gates_of(r.cell), row = r.panels().count * kPanel;
+  const bool lstm = r.cell == Cell::lstm, gru = r.cell == Cell::gru;
+  STD_TORCH_CHECK(lstm || !dc.has_value(), "dc must be None for this cell");
+  recurrence_backward({r, use.input(dy, "dy", {N, H}), use.input(dh, "dh", {B, H}), use.input(dc, "dc", {B, H}),
+                       use.input(y, "y", {N, H}), use.input(h0, "h0", {B, H}), use.input_if(lstm, c0, "c0", {B, H}),
+                       use.input(w_ih, "w_ih", {G * H, I}), use.input(w_hh, "w_hh", {G * H, H}),
+                       use.input(gates, "gates", {N, row}), use.input_if(lstm || gru, states, "states", {N, H}),
+                       use.output(dgates, "dgates", {N, row}), use.output_if(gru, drecurrent, "drecurrent", {N, row}),
+                       use.output(dx, "dx", {N, I}), use.output(dh0, "dh0", {B, H}),
+                       use.output_if(lstm, dc0, "dc0", {B, H})});
 }
 
-void lstm_weight_grad_op(const Tensor x, const Tensor y, const Tensor h0, const Tensor dgates,
-                         const Optional input_index, const Optional input_count, double input_scale,
-                         const Optional recurrent_index, const Optional recurrent_count, double recurrent_scale,
-                         const Optional recurrent_mask, Tensor dw_ih, Tensor dw_hh, Tensor db) {
+void recurrence_weight_grad_op(int64_t cell, bool reverse, const Optional batch_sizes, const Tensor x, const Tensor y,
+                               const Tensor h0, const Tensor dgates, const Optional drecurrent,
+                               const Optional input_index, const Optional input_count, double input_scale,
+                               const Optional recurrent_index, const Optional recurrent_count, double recurrent_scale,
+                               const Optional recurrent_mask, Tensor dw_ih, Tensor dw_hh, Tensor db_ih,
+                               const Optional db_hh) {
   Arena arena;
   Operands use;
-  const LstmSize s = lstm_size(x, h0);
-  const auto [T, B, I, H] = s;
-  const Mask mask = element_mask(recurrent_mask, recurrent_index, T, B, H, use);
-  lstm_weight_grad({s, use.input(x, "x", {T, B, I}), use.input(y, "y", {T, B, H}), use.input(h0, "h0", {B, H}),
-                    use.input(dgates, "dgates", {T, Panels::gates(H).count, B, kPanel}),
-                    keep_lists(input_index, input_count, input_scale, "input keep", T, I, use, arena),
-                    keep_lists(recurrent_index, recurrent_count, recurrent_scale, "recurrent keep", T, H, use, arena),
-                    mask.data, mask.stride, use.output(dw_ih, "dw_ih", {4 * H, I}),
-                    use.output(dw_hh, "dw_hh", {4 * H, H}), use.output(db, "db", {4 * H})});
+  const int64_t N = size(x, "x", 0, 2), I = size(x, "x", 1, 2);
+  const Recurrence r = recurrence(
+      cell, reverse, batch_sizes, N, I, h0,
+      {input_index, input_count, input_scale, recurrent_index, recurrent_count, recurrent_scale, recurrent_mask}, use, arena);
+  const int64_t B = r.size.batch, H = r.hidden, G = gates_of(r.cell), row = r.panels().count * kPanel;
+  const bool gru = r.cell == Cell::gru;
+  recurrence_weight_grad({r, use.input(x, "x", {N, I}), use.input(y, "y", {N, H}), use.input(h0, "h0", {B, H}),
+                          use.input(dgates, "dgates", {N, row}), use.input_if(gru, drecurrent, "drecurrent", {N, row}),
+                          use.output(dw_ih, "dw_ih", {G * H, I}), use.output(dw_hh, "dw_hh", {G * H, H}),
+                          use.output(db_ih, "db_ih", {G * H}), use.output_if(gru, db_hh, "db_hh", {G * H})});
 }
 
-// `weights` are w_ih, w_hh and, where there are biases, b_ih, b_hh of each layer in turn.
-void lstm_eval_op(const Tensor x, const Tensor h0, const Tensor c0, const std::vector<Tensor> weights, bool has_bias,
-                  Tensor y, Tensor h, Tensor c) {
+// `weights` are w_ih, w_hh and, where there are biases, b_ih, b_hh of each direction of each layer in turn.
+void recurrence_eval_op(int64_t cell, bool bidirectional, const Tensor x, const Tensor h0, const Optional c0,
+                        const std::vector<Tensor> weights, bool has_bias, Tensor y, Tensor h, const Optional c) {
   const int64_t T = size(x, "x", 0, 3), B = size(x, "x", 1, 3), I = size(x, "x", 2, 3);
-  const int64_t L = size(h0, "h0", 0, 3), H = size(h0, "h0", 2, 3);
+  const int64_t L = size(h0, "h0", 0, 3), H = size(h0, "h0", 2, 3), D = bidirectional ? 2 : 1;
+  const Cell kind = cell_of(cell);
+  const int64_t G = gates_of(kind), each = has_bias ? 4 : 2;
+  const bool lstm = kind == Cell::lstm;
   STD_TORCH_CHECK(H < kLargest / 4, "hidden size must be below 2^29, not ", H);
-  const int64_t each = has_bias ? 4 : 2;
-  STD_TORCH_CHECK(static_cast<int64_t>(weights.size()) == L * each, L, " layers need ", L * each, " weights, not ",
-                  weights.size());
+  STD_TORCH_CHECK(L % D == 0, "h0 must have two states for each layer, not ", L, " in all");
+  STD_TORCH_CHECK(static_cast<int64_t>(weights.size()) == L * each, L, " layers and directions need ", L * each,
+                  " weights, not ", weights.size());
   Operands use;
-  LstmEval args{T, B, H, {}, use.input(x, "x", {T, B, I}), use.input(h0, "h0", {L, B, H}),
-                use.input(c0, "c0", {L, B, H}),
-                use.output(y, "y", {T, B, H}), use.output(h, "h", {L, B, H}), use.output(c, "c", {L, B, H})};
+  RecurrenceEval args{kind, T, B, H, D, {}, use.input(x, "x", {T, B, I}), use.input(h0, "h0", {L, B, H}),
+                      use.input_if(lstm, c0, "c0", {L, B, H}), use.output(y, "y", {T, B, D * H}),
+                      use.output(h, "h", {L, B, H}), use.output_if(lstm, c, "c", {L, B, H})};
   for (int64_t l = 0; l < L; ++l) {
     const Tensor* w = weights.data() + l * each;
-    const int64_t inputs = l == 0 ? I : H;
-    args.layers.push_back({inputs, use.input(w[0], "w_ih", {4 * H, inputs}), use.input(w[1], "w_hh", {4 * H, H}),
-                           has_bias ? use.input(w[2], "b_ih", {4 * H}) : nullptr,
-                           has_bias ? use.input(w[3], "b_hh", {4 * H}) : nullptr});
+    const int64_t inputs = l < D ? I : D * H;
+    args.layers.push_back({inputs, use.input(w[0], "w_ih", {G * H, inputs}), use.input(w[1], "w_hh", {G * H, H}),
+                           has_bias ? use.input(w[2], "b_ih", {G * H}) : nullptr,
+                           has_bias ? use.input(w[3], "b_hh", {G * H}) : nullptr});
   }
-  lstm_eval(args);
+  recurrence_eval(args);
 }
 
 // GFLOP/s of fused multiply-adds in registers on all threads: what no product can exceed.
@@ -325,24 +198,26 @@ STABLE_TORCH_LIBRARY(strop, m) {
   m.def(
       "linear_input_grad(Tensor dy, Tensor weight, Tensor? index, Tensor? count, float scale, Tensor(a!) dx) -> ()");
   m.def("linear_weight_grad(Tensor x, Tensor dy, Tensor? index, Tensor? count, float scale, Tensor(a!) dw) -> ()");
+  // cell: 0 LSTM, 1 GRU, 2 RNN with tanh, 3 RNN with relu.
   m.def(
-      "lstm_forward(Tensor x, Tensor h0, Tensor c0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, "
+      "recurrence_forward(int cell, bool reverse, Tensor? batch_sizes, Tensor x, Tensor h0, Tensor? c0, Tensor w_ih, "
+      "Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? input_index, Tensor? input_count, float input_scale, "
+      "Tensor? recurrent_index, Tensor? recurrent_count, float recurrent_scale, Tensor? recurrent_mask, "
+      "Tensor(a!) y, Tensor(b!) gates, Tensor(c!)? states) -> ()");
+  m.def(
+      "recurrence_backward(int cell, bool reverse, Tensor? batch_sizes, Tensor? dy, Tensor? dh, Tensor? dc, Tensor y, "
+      "Tensor h0, Tensor? c0, Tensor w_ih, Tensor w_hh, Tensor gates, Tensor? states, "
       "Tensor? input_index, Tensor? input_count, float input_scale, "
       "Tensor? recurrent_index, Tensor? recurrent_count, float recurrent_scale, Tensor? recurrent_mask, "
-      "Tensor(a!) y, Tensor(b!) gates, Tensor(c!) cells) -> ()");
+      "Tensor(a!) dgates, Tensor(b!)? drecurrent, Tensor(c!)? dx, Tensor(d!) dh0, Tensor(e!)? dc0) -> ()");
   m.def(
-      "lstm_backward(Tensor? dy, Tensor? dh, Tensor? dc, Tensor c0, Tensor w_ih, Tensor w_hh, Tensor gates, "
-      "Tensor cells, Tensor? input_index, Tensor? input_count, float input_scale, "
+      "recurrence_weight_grad(int cell, bool reverse, Tensor? batch_sizes, Tensor x, Tensor y, Tensor h0, "
+      "Tensor dgates, Tensor? drecurrent, Tensor? input_index, Tensor? input_count, float input_scale, "
       "Tensor? recurrent_index, Tensor? recurrent_count, float recurrent_scale, Tensor? recurrent_mask, "
-      "Tensor(a!) dgates, Tensor(b!)? dx, Tensor(c!) dh0, Tensor(d!) dc0) -> ()");
+      "Tensor(a!) dw_ih, Tensor(b!) dw_hh, Tensor(c!) db_ih, Tensor(d!)? db_hh) -> ()");
   m.def(
-      "lstm_weight_grad(Tensor x, Tensor y, Tensor h0, Tensor dgates, "
-      "Tensor? input_index, Tensor? input_count, float input_scale, "
-      "Tensor? recurrent_index, Tensor? recurrent_count, float recurrent_scale, Tensor? recurrent_mask, "
-      "Tensor(a!) dw_ih, Tensor(b!) dw_hh, Tensor(c!) db) -> ()");
-  m.def(
-      "lstm_eval(Tensor x, Tensor h0, Tensor c0, Tensor[] weights, bool has_bias, Tensor(a!) y, Tensor(b!) h, "
-      "Tensor(c!) c) -> ()");
+      "recurrence_eval(int cell, bool bidirectional, Tensor x, Tensor h0, Tensor? c0, Tensor[] weights, bool has_bias, "
+      "Tensor(a!) y, Tensor(b!) h, Tensor(c!)? c) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(strop, CPU, m) {
@@ -350,10 +225,10 @@ STABLE_TORCH_LIBRARY_IMPL(strop, CPU, m) {
   m.impl("linear_forward", TORCH_BOX(&strop::linear_forward_op));
   m.impl("linear_input_grad", TORCH_BOX(&strop::linear_input_grad_op));
   m.impl("linear_weight_grad", TORCH_BOX(&strop::linear_weight_grad_op));
-  m.impl("lstm_forward", TORCH_BOX(&strop::lstm_forward_op));
-  m.impl("lstm_backward", TORCH_BOX(&strop::lstm_backward_op));
-  m.impl("lstm_weight_grad", TORCH_BOX(&strop::lstm_weight_grad_op));
-  m.impl("lstm_eval", TORCH_BOX(&strop::lstm_eval_op));
+  m.impl("recurrence_forward", TORCH_BOX(&strop::recurrence_forward_op));
+  m.impl("recurrence_backward", TORCH_BOX(&strop::recurrence_backward_op));
+  m.impl("recurrence_weight_grad", TORCH_BOX(&strop::recurrence_weight_grad_op));
+  m.impl("recurrence_eval", TORCH_BOX(&strop::recurrence_eval_op));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(strop, CompositeExplicitAutograd, m) {

@@ -24,7 +24,7 @@ void linear_forward(LinearSize size, const float* x, const float* weight, const 
                     float* y) {
   Arena arena;
   float* packed_x = arena.floats(size.steps * keep.width * size.batch);
-  pack_columns(x, size.batch, size.inputs, keep, nullptr, 0, size.steps, packed_x);
+  pack_columns(x, {size.steps, size.batch}, size.inputs, keep, packed_x);
   const auto row = [&](int64_t t, int64_t b) { return y + (t * size.batch + b) * size.outputs; };
   const auto open = [&](int64_t t, int64_t p, bool first, float* scratch) {
     const int64_t column = p * kPanel, valid = std::min(kPanel, size.outputs - column);
@@ -45,20 +45,20 @@ void linear_forward(LinearSize size, const float* x, const float* weight, const 
     const int64_t column = p * kPanel, valid = std::min(kPanel, size.outputs - column);
     for (int64_t b = 0; b < size.batch; ++b) std::copy_n(out + b * kPanel, valid, row(t, b) + column);
   };
-  forward_all({weight, size.inputs, Panels::plain(size.outputs)}, {size.steps, size.batch}, keep, packed_x, open,
+  forward_all({weight, size.inputs, Panels(1, size.outputs)}, {size.steps, size.batch}, keep, packed_x, open,
               close);
 }
 
 void linear_input_grad(LinearSize size, const float* dy, const float* weight, const Keep& keep, float* dx) {
-  input_grad_all({weight, size.inputs, Panels::plain(size.outputs)}, {size.steps, size.batch}, keep,
+  input_grad_all({weight, size.inputs, Panels(1, size.outputs)}, {size.steps, size.batch}, keep,
                  panels_of(dy, size), dx);
 }
 
 void linear_weight_grad(LinearSize size, const float* x, const float* dy, const Keep& keep, float* dw) {
   Arena arena;
   float* packed_x = arena.floats(size.steps * keep.width * size.batch);
-  pack_columns(x, size.batch, size.inputs, keep, nullptr, 0, size.steps, packed_x);
-  weight_grad_all(Panels::plain(size.outputs), size.inputs, {size.steps, size.batch}, keep, packed_x,
+  pack_columns(x, {size.steps, size.batch}, size.inputs, keep, packed_x);
+  weight_grad_all(Panels(1, size.outputs), size.inputs, {size.steps, size.batch}, keep, packed_x,
                   panels_of(dy, size), dw, nullptr);
 }
 

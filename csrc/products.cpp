@@ -9,7 +9,6 @@ namespace {
 constexpr int64_t kForwardUnits = 2560;  // FP: units of a panel packed at once; 640 KB, inside a 1 MB L2
 constexpr int64_t kGradUnits = 1536;     // WG: units accumulated at once; 384 KB
 constexpr int64_t kPackUnits = 256;      // packing: units in one item of work
-constexpr int64_t kPackOperations = 16;  // time of moving a float, in operations of a product
 constexpr int64_t kItems = 24;           // chunks of work for each thread, so that threads end together,
 constexpr int64_t kCutUnits = 16;        // where that does not cut BP into pieces of fewer units
 constexpr int64_t kLeastGradUnits = 128; // or WG
@@ -25,8 +24,6 @@ Range within(const int32_t* list, int64_t kept, int64_t first, int64_t last) {
   return {begin - list, end - list};
 }
 
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 }  // namespace
 
 Keep keep_all(int64_t units, Arena& arena) {
@@ -35,34 +32,38 @@ Keep keep_all(int64_t units, Arena& arena) {
   return {list, 0, units, nullptr, 1.0f};
 }
 
-Panels Panels::gates(int64_t hidden) { return {divide_up(hidden, kGroup), hidden, kGroup, 0, hidden}; }
-
-Panels Panels::plain(int64_t rows) { return {divide_up(rows, kPanel), kGroup, kPanel, kGroup, rows}; }
+Panels::Panels(int64_t gates, int64_t hidden)
+    : gates(gates), hidden(hidden), count(divide_up(gates * divide_up(hidden, kGroup), 4)) {}
 
 PanelRows Panels::rows(int64_t panel) const {
   PanelRows rows;
   for (int64_t group = 0; group < 4; ++group) {
-    rows.first[group] = group * group_stride + panel * panel_stride;
-    rows.valid[group] = std::clamp<int64_t>(limit - group * limit_stride - panel * panel_stride, 0, kGroup);
+    const int64_t unit = (4 * panel + group) / gates * kGroup, gate = (4 * panel + group) % gates;
+    rows.valid[group] = std::clamp<int64_t>(hidden - unit, 0, kGroup);
+    rows.first[group] = rows.valid[group] == 0 ? 0 : gate * hidden + unit;
   }
   return rows;
 }
 
-void pack_columns(const float* x, int64_t batch, int64_t units, const Keep& keep, const float* mask,
-                  int64_t mask_stride, int64_t steps, float* packed) {
-  parallel(steps, grain(steps, 1, keep.width * batch * kPackOperations), [&](int64_t, int64_t begin, int64_t end) {
+void pack_step(const float* x, int64_t units, const Keep& keep, int64_t t, int64_t from, int64_t to, const float* mask,
+               int64_t first, int64_t last, int64_t target_stride, float* target) {
+  const int32_t* list = keep.row(t);
+  for (int64_t i = from; i < to; ++i) {
+    float* packed = target + (i - from) * target_stride;
+    for (int64_t b = first; b < last; ++b) {
+      const int64_t at = b * units + list[i];
+      packed[b] = mask == nullptr ? keep.scale * x[at] : x[at] * mask[at];
+    }
+  }
+}
+
+void pack_columns(const float* x, Steps size, int64_t units, const Keep& keep, float* packed) {
+  const int64_t operations = keep.width * size.batch * kPackOperations;
+  parallel(size.steps, grain(size.steps, 1, operations), [&](int64_t, int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
-      const int32_t* list = keep.row(t);
-      const int64_t kept = keep.kept(t);
-      const float* source = x + t * batch * units;
-      const float* factors = mask == nullptr ? nullptr : mask + t * mask_stride;
-      float* target = packed + t * keep.width * batch;
-      for (int64_t i = 0; i < kept; ++i) {
-        for (int64_t b = 0; b < batch; ++b) {
-          const int64_t at = b * units + list[i];
-          target[i * batch + b] = factors == nullptr ? keep.scale * source[at] : source[at] * factors[at];
-        }
-      }
+      const int64_t rows = size.rows(t);
+      pack_step(x + size.at(t) * units, units, keep, t, 0, keep.kept(t), nullptr, 0, rows, rows,
+                packed + size.at(t) * keep.width);
     }
   });
 }
@@ -104,8 +105,9 @@ void forward_all(const Weight& weight, Steps size, const Keep& keep, const float
         for (int64_t t = first_step; t < last_step; ++t) {
           const auto [from, to] = within(keep.row(t), keep.kept(t), unit, unit + units);
           float* out = open(t, p, n == 0, scratch + thread * batch * kPanel);
-          kernels().forward(packed_x + (t * keep.width + from) * batch, batch, keep.row(t) + from, to - from,
-                            panel - unit * kPanel, batch, out, nullptr);
+          const int64_t rows = size.rows(t);
+          kernels().forward(packed_x + size.at(t) * keep.width + from * rows, rows, keep.row(t) + from, to - from,
+                            panel - unit * kPanel, rows, out, nullptr);
           close(t, p, out);
         }
       }
@@ -121,8 +123,8 @@ void input_grad_all(const Weight& weight, Steps size, const Keep& keep, const Pa
   const int64_t slice_panels = std::min(kSlice, weight.panels.count);
   float* slice = arena.floats(slice_panels * panel_size(units));
   float* scratch = arena.floats(threads() * slice_panels * batch * kPanel);
-  float* sums = arena.floats(steps * batch * width);
-  std::fill_n(sums, steps * batch * width, 0.0f);
+  float* sums = arena.floats(size.total() * width);
+  std::fill_n(sums, size.total() * width, 0.0f);
 
   // Few steps are cut further, so that threads end together.
   const int64_t cuts = divide_up(kItems * threads(), steps), cut_units = divide_up(divide_up(width, cuts), kCutUnits) * kCutUnits;
@@ -137,8 +139,9 @@ void input_grad_all(const Weight& weight, Steps size, const Keep& keep, const Pa
         const int64_t from = cut * cut_units, to = std::min(keep.kept(t), from + cut_units);
         if (from >= to) continue;
         const float* panels = dy(t, first, count, scratch + thread * slice_panels * batch * kPanel);
-        kernels().input_grad(panels, batch * kPanel, batch, slice, count, keep.row(t) + from, to - from,
-                             sums + t * batch * width + from, width);
+        const int64_t rows = size.rows(t);
+        kernels().input_grad(panels, rows * kPanel, rows, slice, count, keep.row(t) + from, to - from,
+                             sums + size.at(t) * width + from, width);
       }
     });
   }
@@ -147,11 +150,11 @@ void input_grad_all(const Weight& weight, Steps size, const Keep& keep, const Pa
     for (int64_t t = begin; t < end; ++t) {
       const int32_t* list = keep.row(t);
       const int64_t kept = keep.kept(t);
-      for (int64_t b = 0; b < batch; ++b) {
-        float* row = dx + (t * batch + b) * units;
-        const float* sum = sums + (t * batch + b) * width;
-        if (kept < units) std::fill_n(row, units, 0.0f);
-        for (int64_t i = 0; i < kept; ++i) row[list[i]] = keep.scale * sum[i];
+      for (int64_t row = size.at(t); row < size.at(t + 1); ++row) {
+        float* target = dx + row * units;
+        const float* sum = sums + row * width;
+        if (kept < units) std::fill_n(target, units, 0.0f);
+        for (int64_t i = 0; i < kept; ++i) target[list[i]] = keep.scale * sum[i];
       }
     }
   });
@@ -180,9 +183,10 @@ void weight_grad_all(const Panels& panels, int64_t units, Steps size, const Keep
         const auto [from, to] = within(keep.row(t), keep.kept(t), unit, unit + some);
         if (from == to && !sums) continue;
         const float* gradients = dy(t, p, 1, scratch + thread * batch * kPanel);
-        kernels().weight_grad(packed_x + (t * keep.width + from) * batch, batch, keep.row(t) + from, to - from,
-                              gradients, batch, grad - unit * kPanel);
-        if (sums) kernels().column_sums(gradients, batch, sum);
+        const int64_t rows = size.rows(t);
+        kernels().weight_grad(packed_x + size.at(t) * keep.width + from * rows, rows, keep.row(t) + from, to - from,
+                              gradients, rows, grad - unit * kPanel);
+        if (sums) kernels().column_sums(gradients, rows, sum);
       }
       const PanelRows rows = panels.rows(p);
       kernels().unpack(grad, rows, some, dw + unit, units);

@@ -11,6 +11,8 @@
 
 namespace strop {
 
+inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 inline int64_t threads() { return std::max<int64_t>(1, torch::stable::get_num_threads()); }
 
 // Calls f(thread, begin, end) until all of [0, items) is done, at most `grain` items at a time, all chunks but the
@@ -64,6 +66,7 @@ class Arena {
   // `count` floats, aligned to a cache line, not initialised. Throws std::bad_alloc.
   float* floats(int64_t count);
   int32_t* ints(int64_t count) { return reinterpret_cast<int32_t*>(floats(count)); }
+  int64_t* longs(int64_t count) { return reinterpret_cast<int64_t*>(floats(2 * count)); }
 
  private:
   size_t block_, used_;  // where the arena around this one had got to

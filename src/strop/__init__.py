@@ -1,8 +1,22 @@
 """Structured dropout that makes recurrent networks train faster."""
 
 from strop import functional
-from strop.nn import LSTM, Linear, Masks
+from strop.nn import GRU, LSTM, RNN, Dropout, GRUCell, Linear, LSTMCell, Masks, RNNCell
 from strop.ops.memory import empty_cache
 from strop.pattern import Mask, Pattern
 
-__all__ = ["LSTM", "Linear", "Mask", "Masks", "Pattern", "empty_cache", "functional"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "Dropout",
+    "GRUCell",
+    "LSTMCell",
+    "Linear",
+    "Mask",
+    "Masks",
+    "Pattern",
+    "RNNCell",
+    "empty_cache",
+    "functional",
+]

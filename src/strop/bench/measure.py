@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 # The phase in which a backend's function does its work (Sarma et al. §3.2).
-_PHASES = {"lstm_forward": "fp", "lstm_backward": "bp", "lstm_weight_grad": "wg"}
+_PHASES = {"forward": "fp", "backward": "bp", "input_grad": "bp", "weight_grad": "wg"}
 
 Sample = Mapping[str, float]  # seconds (or another quantity) by name
 Case = Callable[[int], Sample]  # one repetition, given its number

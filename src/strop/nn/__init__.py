@@ -1,6 +1,9 @@
 """Layers with structured dropout."""
 
+from strop.nn.cells import GRUCell, LSTMCell, RNNCell
+from strop.nn.dropout import Dropout
 from strop.nn.linear import Linear
-from strop.nn.rnn import LSTM, Masks
+from strop.nn.masks import Masks
+from strop.nn.rnn import GRU, LSTM, RNN
 
-__all__ = ["LSTM", "Linear", "Masks"]
+__all__ = ["GRU", "LSTM", "RNN", "Dropout", "GRUCell", "LSTMCell", "Linear", "Masks", "RNNCell"]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor, nn
 
 from strop import functional
-from strop.nn.rnn import check_block, pattern_template
+from strop.nn.masks import check_block, pattern_template, repr_of_drops, with_probability
 from strop.pattern import Mask, Pattern, check_probability
 
 
@@ -47,7 +45,7 @@ class Linear(nn.Linear):
 
     def draw(self, steps: int, batch: int, *, generator: torch.Generator | None = None) -> Mask | None:
         """The mask of ``steps`` steps of ``batch`` rows; None if nothing is dropped."""
-        pattern = replace(self.pattern, p=self.dropout)
+        pattern = with_probability(self.pattern, self.dropout)
         return pattern.draw(steps, self.in_features, batch, generator=generator, device=self.weight.device)
 
     def forward(self, input: Tensor, mask: Mask | None = None) -> Tensor:
@@ -79,8 +77,4 @@ class Linear(nn.Linear):
 
     def extra_repr(self) -> str:
         """torch's, and what is dropped."""
-        extra = super().extra_repr()
-        if self.dropout:
-            extra += f", dropout={self.dropout}, pattern={self.pattern.name}"
-            extra += f", block={self.pattern.block}" if self.pattern.block != 1 else ""
-        return extra
+        return super().extra_repr() + repr_of_drops(self, "dropout")

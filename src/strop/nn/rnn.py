@@ -2,63 +2,217 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from strop import functional
+from strop.functional.stack import dense_stack, stack
+from strop.nn.masks import (
+    Masks,
+    check_block,
+    pattern_template,
+    repr_of_drops,
+    repr_of_pattern,
+    with_probability,
+)
+from strop.ops.cells import CELLS
 from strop.pattern import Mask, Pattern, check_probability
 
 Hidden = tuple[Tensor, Tensor]
 
 
-@dataclass(frozen=True, eq=False)
-class Masks:
-    """The masks of a stack over one sequence, one per layer each; None where nothing is dropped.
+class Recurrent(nn.RNNBase):
+    """What LSTM, GRU and RNN share: torch's contract around a stack of layers."""
 
-    Attributes:
-        input: of each layer's input.
-        recurrent: of each layer's hidden state.
-    """
+    weight_ih_l0: nn.Parameter
+    _title: ClassVar[str]  # in torch's error messages
 
-    input: tuple[Mask | None, ...]
-    recurrent: tuple[Mask | None, ...]
-
-
-def pattern_template(pattern: str | Pattern, block: int) -> Pattern:
-    """The pattern that ``pattern=`` and ``block=`` of a constructor mean, with a p to be filled in."""
-    if isinstance(pattern, str):
-        return Pattern.named(pattern, 0.0, block)
-    if not isinstance(pattern, Pattern):
-        raise TypeError(f"pattern must be a name or a strop.Pattern, got {pattern!r}")
-    if block not in (1, pattern.block):
-        raise ValueError(f"block must be given in the pattern or beside its name, got {block} and {pattern}")
-    return replace(pattern, p=0.0)
-
-
-def check_block(pattern: Pattern, p: float, name: str, units: int) -> None:
-    """Refuse a block that does not divide ``units`` that are dropped (``p`` > 0)."""
-    if p and units % pattern.block:
-        raise ValueError(
-            f"block must divide {name} to drop it in blocks, got block={pattern.block}, {name}={units}"
+    def __init__(
+        self,
+        mode: str,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        bias: bool,
+        batch_first: bool,
+        dropout: float,
+        bidirectional: bool,
+        proj_size: int,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+        input_dropout: float,
+        recurrent_dropout: float,
+        pattern: str | Pattern,
+        block: int,
+    ) -> None:
+        dropout = check_probability("dropout", dropout)
+        input_dropout = check_probability("input_dropout", input_dropout)
+        recurrent_dropout = check_probability("recurrent_dropout", recurrent_dropout)
+        template = pattern_template(pattern, block)
+        super().__init__(
+            mode,
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            proj_size,
+            device,
+            dtype,
         )
+        name = "proj_size" if proj_size else "hidden_size"
+        check_block(template, input_dropout, "input_size", input_size)
+        check_block(template, recurrent_dropout, name, self._units)
+        if num_layers > 1:
+            check_block(
+                template, dropout, f"2 * {name}" if bidirectional else name, self._directions * self._units
+            )
+        self.input_dropout = input_dropout
+        self.recurrent_dropout = recurrent_dropout
+        self.pattern = template
+
+    @property
+    def _directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    @property
+    def _units(self) -> int:
+        """Of the hidden state."""
+        return self.proj_size or self.hidden_size
+
+    @property
+    def _input_units(self) -> tuple[int, ...]:
+        later = (self._directions * self._units,) * (self._directions * (self.num_layers - 1))
+        return (self.input_size,) * self._directions + later
+
+    def draw(self, steps: int, batch: int, *, generator: torch.Generator | None = None) -> Masks:
+        """Draw the masks of ``steps`` steps of ``batch`` rows, for ``forward(masks=)``.
+
+        Randomness comes from ``generator``, or else from torch's global one.
+        """
+        device = self.weight_ih_l0.device
+
+        def mask(p: float, units: int) -> Mask | None:
+            pattern = with_probability(self.pattern, p)
+            return pattern.draw(steps, units, batch, generator=generator, device=device)
+
+        inputs: list[Mask | None] = []
+        for layer in range(self.num_layers):
+            p = self.dropout if layer else self.input_dropout
+            inputs += [mask(p, self._input_units[layer * self._directions])] * self._directions
+        return Masks(tuple(inputs), tuple(mask(self.recurrent_dropout, self._units) for _ in inputs))
+
+    def _run(self, input: Tensor | PackedSequence, hx: Any, masks: Masks | None) -> tuple[Any, Any]:
+        """``forward`` of all of them: hx and the hidden state that is returned are a tuple for an LSTM."""
+        self._update_flat_weights()
+        if isinstance(input, PackedSequence):
+            x, batch_sizes, order, back = input
+            batched = True
+        else:
+            x, batch_sizes, order, back = input, None, None, None
+            if x.dim() not in (2, 3):
+                what = "D tensor instead" if self._title == "RNN" else "D instead"
+                raise ValueError(f"{self._title}: Expected input to be 2D or 3D, got {x.dim()}{what}")
+            batched = x.dim() == 3
+            x = x if batched else x.unsqueeze(0 if self.batch_first else 1)
+        states = None if hx is None else hx if self.mode == "LSTM" else (hx,)
+        if states is not None:
+            if batch_sizes is None:
+                _check_dims(states, batched)
+            states = states if batched else tuple(state.unsqueeze(1) for state in states)
+        self._check(x, states, batch_sizes)
+        if order is not None and states is not None:
+            states = tuple(state.index_select(1, order) for state in states)
+        if batch_sizes is None and self.batch_first:
+            x = x.transpose(0, 1)
+        if x.shape[0] == 0:
+            raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+
+        y, last = self._stack(x, states, masks, batch_sizes, order)
+        if back is not None:
+            last = tuple(state.index_select(1, back) for state in last)
+        if isinstance(input, PackedSequence):
+            return PackedSequence(y, batch_sizes, order, back), last if self.mode == "LSTM" else last[0]
+        y = y.transpose(0, 1) if self.batch_first else y
+        if not batched:
+            y, last = y.squeeze(0 if self.batch_first else 1), tuple(state.squeeze(1) for state in last)
+        return y, last if self.mode == "LSTM" else last[0]
+
+    def _stack(
+        self,
+        x: Tensor,
+        states: tuple[Tensor, ...] | None,
+        masks: Masks | None,
+        batch_sizes: Tensor | None,
+        order: Tensor | None,
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        steps, batch = x.shape[:2] if batch_sizes is None else (len(batch_sizes), int(batch_sizes[0]))
+        if masks is not None:
+            if not isinstance(masks, Masks):
+                raise TypeError(f"masks must be what draw() returns, got {type(masks).__name__}")
+            masks.check(steps, batch, self._input_units, self._units, x)
+        elif self.training and batch:  # an empty batch has nothing to drop
+            masks = self.draw(steps, batch)
+        cell, how = CELLS[self.mode], {"bidirectional": self.bidirectional, "batch_sizes": batch_sizes}
+        if masks is None or not any((*masks.input, *masks.recurrent)):
+            flat: Any = self._flat_weights
+            return dense_stack(cell, x, states, flat, len(self._all_weights[0]), **how)
+        masks = masks.permuted(order)
+        weights = [[getattr(self, name) for name in names] for names in self._all_weights]
+        return stack(cell, x, states, weights, masks.input, masks.recurrent, **how)
+
+    def _check(self, x: Tensor, states: tuple[Tensor, ...] | None, batch_sizes: Tensor | None) -> None:
+        """Refuse what does not fit; torch's own errors where torch has one."""
+        weight = self.weight_ih_l0
+        if x.device != weight.device:
+            raise RuntimeError(
+                "Input and parameter tensors are not at the same device, "
+                f"found input tensor at {x.device} and parameter tensor at {weight.device}"
+            )
+        self.check_input(x, batch_sizes)
+        shape = self.get_expected_hidden_size(x, batch_sizes)
+        autocast = torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
+        for index, state in enumerate(states or ()):
+            expected = (*shape[:2], self.hidden_size) if index else shape
+            name = f"hidden[{index}]" if self.mode == "LSTM" else "hidden"
+            self.check_hidden_size(state, expected, f"Expected {name} size {{}}, got {{}}")
+            if state.device != x.device or (state.dtype != x.dtype and not autocast):
+                raise RuntimeError(
+                    f"{name} must be {x.dtype} on {x.device} as the input is, "
+                    f"got {state.dtype} on {state.device}"
+                )
+
+    def extra_repr(self) -> str:
+        """torch's, and what is dropped."""
+        drops = repr_of_drops(self, "input_dropout", "recurrent_dropout")
+        return super().extra_repr() + (drops or (repr_of_pattern(self) if self.dropout else ""))
 
 
-@lru_cache
-def _with_probability(pattern: Pattern, p: float) -> Pattern:
-    return replace(pattern, p=p)
+def _check_dims(states: tuple[Tensor, ...], batched: bool) -> None:
+    wanted = 3 if batched else 2
+    dims = [state.dim() for state in states]
+    if all(each == wanted for each in dims):
+        return
+    what = "batched 3-D" if batched else "unbatched 2-D"
+    if len(states) == 2:
+        raise RuntimeError(
+            f"For {what} input, hx and cx should also be {wanted}-D "
+            f"but got ({dims[0]}-D, {dims[1]}-D) tensors"
+        )
+    raise RuntimeError(f"For {what} input, hx should also be {wanted}-D but got {dims[0]}-D tensor")
 
 
-class LSTM(nn.RNNBase):
+class LSTM(Recurrent):
     """``torch.nn.LSTM`` with structured dropout on its inputs and on its hidden states.
 
     Args:
-        input_size, hidden_size, num_layers, bias, batch_first, device, dtype: as ``torch.nn.LSTM``.
+        input_size, hidden_size, num_layers, bias, batch_first, bidirectional, proj_size, device, dtype: as
+            ``torch.nn.LSTM``. With ``proj_size`` dropping runs at the speed of a loop over the steps.
         dropout: probability of a unit to be dropped between layers, in [0, 1).
-        bidirectional, proj_size: not supported yet; use ``torch.nn.LSTM``.
         input_dropout: the same, on the first layer's input.
         recurrent_dropout: the same, on every layer's hidden state on its way to the next step. The
             cell state and the outputs are never dropped.
@@ -71,10 +225,9 @@ class LSTM(nn.RNNBase):
 
     Raises:
         TypeError, ValueError: an argument is out of range.
-        NotImplementedError: ``bidirectional`` or ``proj_size`` is given.
     """
 
-    weight_ih_l0: nn.Parameter
+    _title = "LSTM"
 
     def __init__(
         self,
@@ -94,14 +247,6 @@ class LSTM(nn.RNNBase):
         pattern: str | Pattern = "structured",
         block: int = 1,
     ) -> None:
-        dropout = check_probability("dropout", dropout)
-        input_dropout = check_probability("input_dropout", input_dropout)
-        recurrent_dropout = check_probability("recurrent_dropout", recurrent_dropout)
-        if bidirectional:
-            raise NotImplementedError("bidirectional=True is not supported yet: use torch.nn.LSTM")
-        if proj_size:
-            raise NotImplementedError(f"proj_size={proj_size} is not supported yet: use torch.nn.LSTM")
-        template = pattern_template(pattern, block)
         super().__init__(
             "LSTM",
             input_size,
@@ -114,126 +259,131 @@ class LSTM(nn.RNNBase):
             proj_size,
             device,
             dtype,
-        )
-        check_block(template, input_dropout, "input_size", input_size)
-        check_block(template, recurrent_dropout or (num_layers > 1 and dropout), "hidden_size", hidden_size)
-        self.input_dropout = input_dropout
-        self.recurrent_dropout = recurrent_dropout
-        self.pattern = template
-
-    def draw(self, steps: int, batch: int, *, generator: torch.Generator | None = None) -> Masks:
-        """Draw the masks of ``steps`` steps of ``batch`` rows, for ``forward(masks=)``.
-
-        Randomness comes from ``generator``, or else from torch's global one.
-        """
-        device = self.weight_ih_l0.device
-
-        def mask(p: float, units: int) -> Mask | None:
-            return _with_probability(self.pattern, p).draw(
-                steps, units, batch, generator=generator, device=device
-            )
-
-        layers = range(self.num_layers)
-        return Masks(
-            tuple(
-                mask(self.dropout, self.hidden_size) if layer else mask(self.input_dropout, self.input_size)
-                for layer in layers
-            ),
-            tuple(mask(self.recurrent_dropout, self.hidden_size) for _ in layers),
+            input_dropout,
+            recurrent_dropout,
+            pattern,
+            block,
         )
 
     def forward(
-        self, input: Tensor, hx: Hidden | None = None, *, masks: Masks | None = None
-    ) -> tuple[Tensor, Hidden]:
-        """``torch.nn.LSTM``'s contract, for batched sequences.
+        self, input: Tensor | PackedSequence, hx: Hidden | None = None, *, masks: Masks | None = None
+    ) -> tuple[Any, Hidden]:
+        """``torch.nn.LSTM``'s contract.
 
         Args:
-            input: ``[time, batch, input_size]``, or ``[batch, time, input_size]`` if ``batch_first``.
-            hx: h0 and c0, ``[num_layers, batch, hidden_size]`` each; zeros if None.
-            masks: what to drop, in training and in evaluation; None draws in training and drops nothing
-                in evaluation.
+            input: ``[time, batch, input_size]``, ``[batch, time, input_size]`` if ``batch_first``,
+                ``[time, input_size]``, or a PackedSequence.
+            hx: h0 and c0, ``[num_layers * directions, batch, units]`` each (without batch for an input
+                without); zeros if None.
+            masks: what to drop, in training and in evaluation; None draws in training and drops nothing in
+                evaluation. Rows of the batch are in the order of the sequences that were packed.
 
         Returns:
-            The last layer's h of every step, laid out as the input, and the last h and c of every layer.
+            The last layer's h of every step, laid out as the input, directions side by side, and the last h
+            and c of every layer and direction.
 
         Raises:
-            NotImplementedError: a PackedSequence or an unbatched input.
             RuntimeError, TypeError, ValueError: a shape, dtype or device does not fit, as in torch.
         """
-        self._update_flat_weights()
-        self._check(input, hx)
-        x = input.transpose(0, 1) if self.batch_first else input
-        if x.shape[0] == 0:
-            raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
-        masks = self._masks(masks, x)
-        if masks is None or not any((*masks.input, *masks.recurrent)):
-            weights: list[Tensor] = self._flat_weights  # type: ignore[assignment]
-            y, hx = functional.dense_lstm(x, hx, weights, self.bias)
-        else:
-            of_layers = [[getattr(self, name) for name in names] for names in self._all_weights]
-            y, hx = functional.lstm_layers(x, hx, of_layers, masks.input, masks.recurrent)
-        return y.transpose(0, 1) if self.batch_first else y, hx
+        return self._run(input, hx, masks)
 
-    def _masks(self, masks: Masks | None, x: Tensor) -> Masks | None:
-        """The masks to use on x ``[T, B, I]``: those given, after a check, or new ones in training."""
-        steps, batch, _ = x.shape
-        if masks is None:
-            # An empty batch has nothing to drop.
-            return self.draw(steps, batch) if self.training and batch else None
-        if not isinstance(masks, Masks):
-            raise TypeError(f"masks must be what draw() returns, got {type(masks).__name__}")
-        for kind in ("input", "recurrent"):
-            given = getattr(masks, kind)
-            if len(given) != self.num_layers:
-                raise ValueError(
-                    f"masks.{kind} must have {self.num_layers} masks, one a layer, got {len(given)}"
-                )
-            for layer, mask in enumerate(given):
-                units = self.input_size if kind == "input" and layer == 0 else self.hidden_size
-                functional.check_mask(f"masks.{kind}[{layer}]", mask, steps, batch, units, x.device)
-        return masks
 
-    def _check(self, input: Tensor, hx: Hidden | None) -> None:
-        """Refuse what does not fit; torch's own errors where torch has one."""
-        if isinstance(input, PackedSequence):
-            raise NotImplementedError("input: a PackedSequence is not supported yet: use torch.nn.LSTM")
-        if input.dim() == 2:
-            raise NotImplementedError(
-                f"input: an unbatched {list(input.shape)} is not supported yet: "
-                f"give it a batch axis (unsqueeze({0 if self.batch_first else 1})), or use torch.nn.LSTM"
-            )
-        if input.dim() != 3:
-            raise ValueError(f"LSTM: Expected input to be 2D or 3D, got {input.dim()}D instead")
-        weight = self.weight_ih_l0
-        if input.device != weight.device:
-            raise RuntimeError(
-                "Input and parameter tensors are not at the same device, "
-                f"found input tensor at {input.device} and parameter tensor at {weight.device}"
-            )
-        self.check_input(input, None)
-        shape = self.get_expected_hidden_size(input, None)
-        if hx is None:
-            return
-        h, c = hx
-        if h.dim() != 3 or c.dim() != 3:
-            raise RuntimeError(
-                "For batched 3-D input, hx and cx should also be 3-D "
-                f"but got ({h.dim()}-D, {c.dim()}-D) tensors"
-            )
-        for index, state in enumerate(hx):
-            self.check_hidden_size(state, shape, f"Expected hidden[{index}] size {{}}, got {{}}")
-            if state.dtype != input.dtype or state.device != input.device:
-                raise RuntimeError(
-                    f"hidden[{index}] must be {input.dtype} on {input.device} as the input is, "
-                    f"got {state.dtype} on {state.device}"
-                )
+class GRU(Recurrent):
+    """``torch.nn.GRU`` with structured dropout; what it has beyond torch's arguments is as in ``LSTM``.
 
-    def extra_repr(self) -> str:
-        """torch's, and what is dropped."""
-        extra = super().extra_repr()
-        for name in ("input_dropout", "recurrent_dropout"):
-            extra += f", {name}={getattr(self, name)}" if getattr(self, name) else ""
-        if self.dropout or self.input_dropout or self.recurrent_dropout:
-            extra += f", pattern={self.pattern.name}"
-            extra += f", block={self.pattern.block}" if self.pattern.block != 1 else ""
-        return extra
+    The hidden state is dropped on its way into the products alone: the update gate mixes in the whole one.
+    """
+
+    _title = "GRU"
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        input_dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        pattern: str | Pattern = "structured",
+        block: int = 1,
+    ) -> None:
+        super().__init__(
+            "GRU",
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            0,
+            device,
+            dtype,
+            input_dropout,
+            recurrent_dropout,
+            pattern,
+            block,
+        )
+
+    def forward(
+        self, input: Tensor | PackedSequence, hx: Tensor | None = None, *, masks: Masks | None = None
+    ) -> tuple[Any, Tensor]:
+        """``torch.nn.GRU``'s contract; ``masks`` and errors as for ``LSTM``."""
+        return self._run(input, hx, masks)
+
+
+class RNN(Recurrent):
+    """``torch.nn.RNN`` with structured dropout; what it has beyond torch's arguments is as in ``LSTM``."""
+
+    _title = "RNN"
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: str = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        input_dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        pattern: str | Pattern = "structured",
+        block: int = 1,
+    ) -> None:
+        if nonlinearity not in ("tanh", "relu"):
+            raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
+        self.nonlinearity = nonlinearity
+        super().__init__(
+            f"RNN_{nonlinearity.upper()}",
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            0,
+            device,
+            dtype,
+            input_dropout,
+            recurrent_dropout,
+            pattern,
+            block,
+        )
+
+    def forward(
+        self, input: Tensor | PackedSequence, hx: Tensor | None = None, *, masks: Masks | None = None
+    ) -> tuple[Any, Tensor]:
+        """``torch.nn.RNN``'s contract; ``masks`` and errors as for ``LSTM``."""
+        return self._run(input, hx, masks)

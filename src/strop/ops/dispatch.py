@@ -21,7 +21,7 @@ from torch import Tensor
 import strop.ops.products
 import strop.ops.recurrence
 import strop.ops.selection
-from strop.ops import native
+from strop.ops import native, native_recurrence
 
 _log = logging.getLogger("strop")
 
@@ -131,5 +131,5 @@ def products(x: Tensor) -> Any:
 
 
 def recurrence(x: Tensor) -> Any:
-    """The module with ``lstm_forward``, ``lstm_backward`` and ``lstm_weight_grad`` on operands like x."""
-    return _wrapped(native if select(x) == "native" else strop.ops.recurrence)
+    """The module with ``forward``, ``backward`` and ``weight_grad`` of a recurrence on operands like x."""
+    return _wrapped(native_recurrence if select(x) == "native" else strop.ops.recurrence)

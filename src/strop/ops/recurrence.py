@@ -1,40 +1,105 @@
-"""The LSTM over a sequence, and back-propagation through time, in plain PyTorch.
+"""A cell over a sequence, and back-propagation through time, in plain PyTorch.
 
-Every backend's recurrence has these three functions. Shapes: x ``[T, B, I]``, y ``[T, B, H]``, h and c
-``[B, H]``, weights ``[4H, I]`` and ``[4H, H]`` in torch's gate order, T and B at least 1. At most one of
-``recurrent_keep`` (shared by the batch) and ``recurrent_mask`` (a multiplier ``[T or 1, B, H]``) is given;
-at step t it drops ``h[t-1]`` on its way into the product, h0 included, never the h that is returned.
+Every backend's recurrence has ``forward``, ``backward`` and ``weight_grad``. Shapes: x ``[T, B, I]`` and y
+``[T, B, H]``, or the rows of a packed sequence, ``[N, I]`` and ``[N, H]``; h and c ``[B, H]``, weights
+``[gates * H, I]`` and ``[gates * H, H]`` in torch's gate order, T and B at least 1. At most one of
+``recurrent_keep`` (shared by the batch) and ``recurrent_mask`` (a multiplier ``[T or 1, B, H]``) is given; at
+step t it drops the h that enters the step on its way into the product, h0 included, never the h that is
+returned.
 """
 
 from __future__ import annotations
 
+from itertools import accumulate
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
-from strop.ops import cells, products
+from strop.ops import products
+from strop.ops.cells import Cell
 from strop.ops.products import Keep
 
 
-class _StepDrop:
-    """The recurrent drop of one step at a time."""
+class Layer(NamedTuple):
+    """What runs over a sequence.
 
-    def __init__(self, keep: Keep | None, mask: Tensor | None, steps: int, hidden: int) -> None:
+    Attributes:
+        cell: the kind of cell.
+        reverse: whether it runs from the last step to the first.
+        batch_sizes: int64 ``[T]`` on the CPU, never growing: the rows of each step of a packed sequence;
+            None for as many in every step.
+    """
+
+    cell: Cell
+    reverse: bool = False
+    batch_sizes: Tensor | None = None
+
+
+class Rows:
+    """Where the rows of each step are among those of a whole sequence, one step after another.
+
+    Attributes:
+        turns: the steps in the order in which they run.
+    """
+
+    def __init__(self, layer: Layer, x: Tensor) -> None:
+        sizes = layer.batch_sizes
+        self._counts: list[int] = [x.shape[1]] * x.shape[0] if sizes is None else sizes.tolist()
+        self._starts = [0, *accumulate(self._counts)]
+        steps = range(len(self._counts))
+        self.turns = list(reversed(steps) if layer.reverse else steps)
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def count(self, step: int) -> int:
+        """Rows of a step."""
+        return self._counts[step]
+
+    def of(self, step: int) -> slice:
+        """Where they are."""
+        return slice(self._starts[step], self._starts[step + 1])
+
+    def before(self, turn: int, states: Tensor, begin: Tensor) -> Tensor:
+        """The state ``[B, H]`` that enters a turn: from ``states`` ``[N, H]``, or ``begin`` in new rows."""
+        count = self.count(self.turns[turn])
+        if turn == 0:
+            return begin[:count]
+        earlier = states[self.of(self.turns[turn - 1])][:count]
+        return torch.cat((earlier, begin[len(earlier) : count]))
+
+    def spread(self, per_step: Tensor) -> Tensor:
+        """``[T or 1, B or 1, K]`` to the rows ``[N, K]``."""
+        steps = per_step.expand(len(self._counts), -1, -1).unbind()
+        pairs = zip(steps, self._counts, strict=True)
+        return torch.cat([step.expand(n, -1) if len(step) == 1 else step[:n] for step, n in pairs])
+
+
+class _Drop:
+    """What enters a product: the reference forms of index lists and of a multiplier."""
+
+    def __init__(self, keep: Keep | None, mask: Tensor | None, rows: Rows, units: int) -> None:
         if keep is not None and mask is not None:
             raise ValueError("only one of recurrent_keep and recurrent_mask can be given")
-        self.dropped = None if keep is None else products.dropped(keep, steps, hidden)
-        self.scale = 1.0 if keep is None else keep.scale
-        self.mask = None if mask is None else mask.expand(steps, *mask.shape[1:])
+        steps = len(rows.turns)
+        self._dropped = None if keep is None else rows.spread(products.dropped(keep, steps, units))
+        self._scale = 1.0 if keep is None else keep.scale
+        self._mask = None if mask is None else rows.spread(mask)
 
-    def __call__(self, h: Tensor, step: int) -> Tensor:
-        if self.dropped is not None:
-            return (h * self.scale).masked_fill_(self.dropped[step], 0)
-        return h if self.mask is None else h * self.mask[step]
+    def __call__(self, x: Tensor, rows: slice = slice(None)) -> Tensor:
+        """x, which are these rows of the sequence, dropped."""
+        if self._dropped is not None:
+            return (x * self._scale).masked_fill_(self._dropped[rows], 0)
+        return x if self._mask is None else x * self._mask[rows]
 
 
-def lstm_forward(
+def forward(
+    layer: Layer,
     x: Tensor,
     h0: Tensor,
-    c0: Tensor,
+    c0: Tensor | None,
     w_ih: Tensor,
     w_hh: Tensor,
     b_ih: Tensor | None,
@@ -42,34 +107,39 @@ def lstm_forward(
     input_keep: Keep | None,
     recurrent_keep: Keep | None,
     recurrent_mask: Tensor | None,
-) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+) -> tuple[Tensor, Tensor, Tensor | None, tuple[Tensor, ...]]:
     """FP over the sequence.
 
     Returns:
-        y, the last cell state, and what ``lstm_backward`` needs: here the gates after their
-        nonlinearities ``[T, B, 4H]`` and all cell states ``[T, B, H]``.
+        y, each row's last h and c, and what ``backward`` needs: here what the cell saves, ``[N, …]`` each.
     """
-    bias = b_ih if b_hh is None else b_hh if b_ih is None else b_ih + b_hh
-    gates = products.forward(x, w_ih, bias, input_keep)
-    drop = _StepDrop(recurrent_keep, recurrent_mask, x.shape[0], h0.shape[1])
-    active, hs, cs = [], [], []
+    rows = Rows(layer, x)
+    drop_x = _Drop(input_keep, None, rows, x.shape[-1])
+    drop_h = _Drop(recurrent_keep, recurrent_mask, rows, h0.shape[1])
+    of_input = linear(drop_x(x.reshape(len(rows), -1)), w_ih, b_ih)
+    y = x.new_empty(len(rows), h0.shape[1])
+    saved: list[tuple[Tensor, ...]] = [()] * len(rows.turns)
+    # The states of all rows; those of a packed sequence that have ended, or not begun, keep theirs.
     h, c = h0, c0
-    for step in range(x.shape[0]):
-        a, h, c = cells.lstm(torch.addmm(gates[step], drop(h, step), w_hh.mT), c)
-        active.append(a)
-        hs.append(h)
-        cs.append(c)
-    return torch.stack(hs), c, (torch.stack(active), torch.stack(cs))
+    for step in rows.turns:
+        at, count = rows.of(step), rows.count(step)
+        of_hidden = linear(drop_h(h[:count], at), w_hh, b_hh)
+        before = None if c is None else c[:count]
+        saved[step], y[at], c_step = layer.cell.forward(of_input[at], of_hidden, h[:count], before)
+        h = torch.cat((y[at], h[count:]))
+        c = None if c is None or c_step is None else torch.cat((c_step, c[count:]))
+    return y.view(*x.shape[:-1], -1), h, c, tuple(torch.cat(each) for each in zip(*saved, strict=True))
 
 
-def lstm_backward(
+def backward(
+    layer: Layer,
     dy: Tensor | None,
     dh_last: Tensor | None,
     dc_last: Tensor | None,
     x: Tensor,
     y: Tensor,
     h0: Tensor,
-    c0: Tensor,
+    c0: Tensor | None,
     w_ih: Tensor,
     w_hh: Tensor,
     saved: tuple[Tensor, ...],
@@ -77,42 +147,62 @@ def lstm_backward(
     recurrent_keep: Keep | None,
     recurrent_mask: Tensor | None,
     need_dx: bool,
-) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+) -> tuple[tuple[Tensor, ...], Tensor | None, Tensor, Tensor | None]:
     """BP through time, from the gradients of y, of the last h and of the last c (None is zero).
 
     Returns:
-        Gradients of the gates (in the backend's own layout, for ``lstm_weight_grad``; here
-        ``[T, B, 4H]``), of x if ``need_dx``, of h0 and of c0.
+        Gradients of the gates' shares (in the backend's own layout, for ``weight_grad``; here of the input's
+        and of the hidden state's, ``[N, gates * H]`` each), of x if ``need_dx``, of h0 and of c0.
     """
-    active, cs = saved
-    drop = _StepDrop(recurrent_keep, recurrent_mask, y.shape[0], y.shape[2])
-    dgates = torch.empty_like(active)
+    rows, hidden = Rows(layer, x), h0.shape[1]
+    drop_x = _Drop(input_keep, None, rows, x.shape[-1])
+    drop_h = _Drop(recurrent_keep, recurrent_mask, rows, hidden)
+    ys = y.reshape(len(rows), hidden)
+    of_input = x.new_empty(len(rows), layer.cell.gates * hidden)
+    of_hidden = torch.empty_like(of_input)
     dh = torch.zeros_like(h0) if dh_last is None else dh_last
-    dc = dc_last
-    for step in reversed(range(y.shape[0])):
-        if dy is not None:
-            dh = dh + dy[step]
-        dgates[step], dc = cells.lstm_backward(dh, dc, active[step], cs[step], cs[step - 1] if step else c0)
-        dh = drop(dgates[step] @ w_hh, step)
-    assert dc is not None
-    return dgates, products.input_grad(dgates, w_ih, input_keep) if need_dx else None, dh, dc
+    dc = torch.zeros_like(h0) if layer.cell.has_c and dc_last is None else dc_last
+    for turn in reversed(range(len(rows.turns))):
+        step = rows.turns[turn]
+        at, count = rows.of(step), rows.count(step)
+        of_step = dh[:count] if dy is None else dh[:count] + dy.reshape(len(rows), hidden)[at]
+        c = None if c0 is None else rows.before(turn, saved[-1], c0)
+        grads = layer.cell.backward(
+            of_step,
+            None if dc is None else dc[:count],
+            tuple(each[at] for each in saved),
+            rows.before(turn, ys, h0),
+            c,
+        )
+        of_input[at], of_hidden[at] = grads.of_input, grads.of_hidden
+        through = drop_h(grads.of_hidden @ w_hh, at)
+        dh = torch.cat((through if grads.h is None else through + grads.h, dh[count:]))
+        dc = None if dc is None or grads.c is None else torch.cat((grads.c, dc[count:]))
+    dx = drop_x(of_input @ w_ih).view(x.shape) if need_dx else None
+    return (of_input, of_hidden), dx, dh, dc
 
 
-def lstm_weight_grad(
+def weight_grad(
+    layer: Layer,
     x: Tensor,
     y: Tensor,
     h0: Tensor,
-    dgates: Tensor,
+    dgates: tuple[Tensor, ...],
     input_keep: Keep | None,
     recurrent_keep: Keep | None,
     recurrent_mask: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """WG: gradients of both weights and of either bias (they share one)."""
-    states = torch.cat((h0.unsqueeze(0), y[:-1]))
-    if recurrent_mask is not None:
-        states = states * recurrent_mask
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """WG: gradients of w_ih, w_hh, b_ih and b_hh."""
+    rows, (of_input, of_hidden) = Rows(layer, x), dgates
+    ys = y.reshape(len(rows), -1)
+    states = torch.empty_like(ys)
+    for turn, step in enumerate(rows.turns):
+        states[rows.of(step)] = rows.before(turn, ys, h0)
+    drop_x = _Drop(input_keep, None, rows, x.shape[-1])
+    drop_h = _Drop(recurrent_keep, recurrent_mask, rows, h0.shape[1])
     return (
-        products.weight_grad(x, dgates, input_keep),
-        products.weight_grad(states, dgates, recurrent_keep),
-        dgates.sum((0, 1)),
+        of_input.mT @ drop_x(x.reshape(len(rows), -1)),
+        of_hidden.mT @ drop_h(states),
+        of_input.sum(0),
+        of_hidden.sum(0),
     )

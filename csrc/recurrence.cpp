@@ -1,0 +1,258 @@
+#include "recurrence.h"
+
+#include <algorithm>
+
+#include "spans.h"
+
+namespace strop {
+namespace {
+
+constexpr int64_t kBatchTile = 6;   // rows of the batch in one item of the forward step
+constexpr int64_t kGradUnits = 32;  // units in one item of the backward step, at most
+
+// The state of the step before: of the first `count` rows in `rows`, of the others, which begin here, in `begin`.
+struct Before {
+  const float* rows;
+  int64_t count;
+  const float* begin;
+
+  // Calls f(state, first, last) for the part of [first, last) that each of them holds.
+  template <typename F>
+  void for_parts(int64_t first, int64_t last, const F& f) const {
+    const int64_t cut = std::clamp(count, first, last);
+    if (first < cut) f(rows, first, cut);
+    if (cut < last) f(begin, cut, last);
+  }
+};
+
+Before before(const Recurrence& a, int64_t turn, const float* states, const float* begin) {
+  if (turn == 0) return {nullptr, 0, begin};
+  const int64_t t = a.time(turn), earlier = a.time(turn - 1);
+  return {states + a.size.at(earlier) * a.hidden, std::min(a.size.rows(t), a.size.rows(earlier)), begin};
+}
+
+// What the cell calls `before`.
+template <typename Args>
+Before before_of_cell(const Args& a, int64_t turn) {
+  return a.cell == Cell::lstm ? before(a, turn, a.states, a.c0) : before(a, turn, a.y, a.h0);
+}
+
+// Writes units [unit, unit + units) of `state`, rows [first, last), to where the product of step t reads them.
+void pack_units(const Recurrence& a, int64_t t, const float* state, int64_t unit, int64_t units, int64_t first,
+                int64_t last, float* packed) {
+  if (first >= last) return;
+  const int32_t* list = a.recurrent.row(t);
+  const int32_t* end = list + a.recurrent.kept(t);
+  const int64_t from = std::lower_bound(list, end, unit) - list, to = std::lower_bound(list + from, end, unit + units) - list;
+  pack_step(state, a.hidden, a.recurrent, t, from, to, a.mask.at(t), first, last, a.size.rows(t),
+            packed + from * a.size.rows(t));
+}
+
+// Units in one item of the backward step's product: a multiple of what its tiles hold.
+int64_t grad_units(int64_t kept, int64_t operations) {
+  return divide_up(grain(kept, kGradUnits, operations), kDotUnits) * kDotUnits;
+}
+
+PanelsOfStep panels_of(const Recurrence& a, const float* dgates) {
+  const int64_t count = a.panels().count;
+  return [size = a.size, count, dgates](int64_t t, int64_t first, int64_t, float*) {
+    return dgates + (size.at(t) * count + first * size.rows(t)) * kPanel;
+  };
+}
+
+void copy_or_zero(const float* from, int64_t count, float* to) {
+  if (from != nullptr) {
+    std::copy_n(from, count, to);
+  } else {
+    std::fill_n(to, count, 0.0f);
+  }
+}
+
+}  // namespace
+
+void recurrence_forward(const RecurrenceForward& a, const float* packed_w_hh) {
+  Arena arena;
+  const int64_t hidden = a.hidden, gates = gates_of(a.cell);
+  const bool apart = a.cell == Cell::gru;
+  const Panels panels = a.panels();
+  const Span span(a.cell, hidden);
+  const auto gates_at = [&](int64_t t) { return a.gates + a.size.at(t) * panels.count * kPanel; };
+
+  // The reset gate must see b_hh apart.
+  float* bias = arena.floats(panels.count * kPanel);
+  float* recurrent_bias = arena.floats(panels.count * kPanel);
+  for (int64_t p = 0; p < panels.count; ++p) {
+    fill_bias(panels.rows(p), a.b_ih, apart ? nullptr : a.b_hh, bias + p * kPanel);
+    fill_bias(panels.rows(p), nullptr, a.b_hh, recurrent_bias + p * kPanel);
+  }
+
+  // The input's share of every step's pre-activations.
+  {
+    float* packed_x = arena.floats(a.size.total() * a.input.width);
+    pack_columns(a.x, a.size, a.inputs, a.input, packed_x);
+    const auto open = [&](int64_t t, int64_t p, bool first, float*) {
+      float* out = gates_at(t) + p * a.size.rows(t) * kPanel;
+      if (first) spread_bias(bias + p * kPanel, a.size.rows(t), out);
+      return out;
+    };
+    forward_all({a.w_ih, a.inputs, panels}, a.size, a.input, packed_x, open, [](int64_t, int64_t, const float*) {});
+  }
+
+  const float* weight = packed_w_hh;
+  if (weight == nullptr) {
+    float* packed = arena.floats(panels.count * panel_size(hidden));
+    pack_weight({a.w_hh, hidden, panels}, 0, panels.count, 1, packed);
+    weight = packed;
+  }
+
+  // What the product of this step reads, and what the next one will.
+  float* packed_h[2] = {arena.floats(a.recurrent.width * a.size.batch), arena.floats(a.recurrent.width * a.size.batch)};
+  pack_units(a, a.time(0), a.h0, 0, hidden, 0, a.size.rows(a.time(0)), packed_h[0]);
+
+  const int64_t spans = span.count();
+  float* scratch = apart ? arena.floats(threads() * span.panels * a.size.batch * kPanel) : nullptr;
+  for (int64_t turn = 0; turn < a.size.steps; ++turn) {
+    const int64_t t = a.time(turn), batch = a.size.rows(t), at = a.size.at(t) * hidden;
+    const Before state = before_of_cell(a, turn);
+    const int64_t tiles = divide_up(batch, kBatchTile);
+    const int64_t operations =
+        span.panels * (2 * a.recurrent.kept(t) * kPanel + kCellOperations) * divide_up(batch, tiles);
+    parallel(spans * tiles, grain(spans * tiles, tiles, operations), [&](int64_t thread, int64_t begin, int64_t end) {
+      for (int64_t item = begin; item < end;) {
+        const int64_t first_tile = item % tiles, last_tile = std::min(tiles, first_tile + end - item);
+        const int64_t first = batch * first_tile / tiles, last = batch * last_tile / tiles;
+        const int64_t panel = item / tiles * span.panels, panels_end = std::min(panels.count, panel + span.panels);
+        float* of_span = gates_at(t) + panel * batch * kPanel;
+        // [panels of the span][rows][64], from row `first` on
+        float* product = apart ? scratch + thread * span.panels * a.size.batch * kPanel : of_span + first * kPanel;
+        const int64_t rows = apart ? last - first : batch;
+        for (int64_t p = panel; p < panels_end; ++p) {
+          float* out = product + (p - panel) * rows * kPanel;
+          if (apart) spread_bias(recurrent_bias + p * kPanel, rows, out);
+          const float* ahead = p + 1 < panels.count ? weight + (p + 1) * panel_size(hidden) : nullptr;
+          kernels().forward(packed_h[turn % 2] + first, batch, a.recurrent.row(t), a.recurrent.kept(t),
+                            weight + p * panel_size(hidden), last - first, out, ahead);
+        }
+        span.for_units(panel, [&](int64_t unit, int64_t units, int64_t group) {
+          state.for_parts(first, last, [&](const float* earlier, int64_t from, int64_t to) {
+            const int64_t start = from * hidden + unit;
+            CellForward cell{to - from, units, {}, {}, earlier + start,
+                             a.states == nullptr ? nullptr : a.states + at + start, a.y + at + start, hidden};
+            for (int64_t gate = 0; gate < gates; ++gate) {
+              cell.gate[gate] = of_span + place(group + gate, batch) + from * kPanel;
+              if (apart) cell.recurrent[gate] = product + place(group + gate, rows) + (from - first) * kPanel;
+            }
+            kernels().cells[static_cast<int>(a.cell)].forward(cell);
+          });
+        });
+        if (turn + 1 < a.size.steps) {
+          const int64_t later = a.time(turn + 1), rows_later = a.size.rows(later), unit = item / tiles * span.units;
+          float* packed = packed_h[(turn + 1) % 2];
+          pack_units(a, later, a.y + at, unit, span.units, first, std::min(last, rows_later), packed);
+          if (last == batch) pack_units(a, later, a.h0, unit, span.units, batch, rows_later, packed);
+        }
+        item += last_tile - first_tile;
+      }
+    });
+  }
+}
+
+void recurrence_backward(const RecurrenceBackward& a) {
+  Arena arena;
+  const int64_t hidden = a.hidden, gates = gates_of(a.cell), state = a.size.batch * hidden;
+  const Panels panels = a.panels();
+  const Span span(a.cell, hidden);
+  const int64_t row = panels.count * kPanel;  // floats of all gates of a row
+
+  float* weight = arena.floats(panels.count * panel_size(hidden));
+  pack_weight({a.w_hh, hidden, panels}, 0, panels.count, kSlice, weight);
+
+  // dh of the step at hand is dy plus what the later step sent back; the latter gathers in dh0. Rows that a packed
+  // sequence has no longer, or not yet, keep theirs.
+  float* dh = arena.floats(state);
+  const int64_t chunk = grad_units(a.recurrent.width, 2 * row * a.size.batch);
+  float* sums = arena.floats(threads() * a.size.batch * chunk);
+  copy_or_zero(a.dh, state, a.dh0);
+  if (a.dc0 != nullptr) copy_or_zero(a.dc, state, a.dc0);
+
+  const int64_t spans = span.count();
+  for (int64_t turn = a.size.steps - 1; turn >= 0; --turn) {
+    const int64_t t = a.time(turn), batch = a.size.rows(t), at = a.size.at(t) * hidden;
+    const Before earlier = before_of_cell(a, turn);
+    const int64_t operations = span.panels * kCellOperations * batch;
+    parallel(spans, grain(spans, 4, operations), [&](int64_t, int64_t begin, int64_t end) {
+      for (int64_t panel = begin * span.panels; panel < std::min(panels.count, end * span.panels); panel += span.panels) {
+        const int64_t of_span = a.size.at(t) * row + panel * batch * kPanel;
+        span.for_units(panel, [&](int64_t unit, int64_t units, int64_t group) {
+          for (int64_t b = 0; b < batch; ++b) {
+            const int64_t start = b * hidden + unit;
+            const float* dy = a.dy == nullptr ? nullptr : a.dy + at + start;
+            for (int64_t i = 0; i < units; ++i) {
+              dh[start + i] = a.dh0[start + i] + (dy == nullptr ? 0.0f : dy[i]);
+              a.dh0[start + i] = 0.0f;
+            }
+          }
+          earlier.for_parts(0, batch, [&](const float* states, int64_t from, int64_t to) {
+            const int64_t start = from * hidden + unit;
+            CellBackward cell{to - from, units, {}, states + start, a.states == nullptr ? nullptr : a.states + at + start,
+                              dh + start, (a.cell == Cell::lstm ? a.dc0 : a.dh0) + start, {}, {}, hidden};
+            for (int64_t gate = 0; gate < gates; ++gate) {
+              const int64_t where = of_span + place(group + gate, batch) + from * kPanel;
+              cell.gate[gate] = a.gates + where;
+              cell.dgate[gate] = a.dgates + where;
+              if (a.drecurrent != nullptr) cell.drecurrent[gate] = a.drecurrent + where;
+            }
+            kernels().cells[static_cast<int>(a.cell)].backward(cell);
+          });
+        });
+        span.clear_unused(panel, batch, a.dgates + of_span);
+        if (a.drecurrent != nullptr) span.clear_unused(panel, batch, a.drecurrent + of_span);
+      }
+    });
+
+    const int32_t* list = a.recurrent.row(t);
+    const float* mask = a.mask.at(t);
+    const float* dgates = a.recurrent_gradients() + a.size.at(t) * row;
+    parallel(a.recurrent.kept(t), chunk, [&](int64_t thread, int64_t begin, int64_t end) {
+      const int64_t kept = end - begin;
+      float* sum = sums + thread * a.size.batch * chunk;
+      std::fill_n(sum, batch * kept, 0.0f);
+      for (int64_t p = 0; p < panels.count; p += kSlice) {
+        kernels().input_grad(dgates + p * batch * kPanel, batch * kPanel, batch, weight + p * panel_size(hidden),
+                             std::min(kSlice, panels.count - p), list + begin, kept, sum, kept);
+      }
+      for (int64_t b = 0; b < batch; ++b) {
+        for (int64_t i = 0; i < kept; ++i) {
+          const int64_t to = b * hidden + list[begin + i];
+          a.dh0[to] += sum[b * kept + i] * (mask == nullptr ? a.recurrent.scale : mask[to]);
+        }
+      }
+    });
+  }
+
+  if (a.dx != nullptr) {
+    input_grad_all({a.w_ih, a.inputs, panels}, a.size, a.input, panels_of(a, a.dgates), a.dx);
+  }
+}
+
+void recurrence_weight_grad(const RecurrenceWeightGrad& a) {
+  Arena arena;
+  const Panels panels = a.panels();
+  const int64_t width = a.recurrent.width;
+  float* packed = arena.floats(a.size.total() * std::max(a.input.width, width));
+  pack_columns(a.x, a.size, a.inputs, a.input, packed);
+  weight_grad_all(panels, a.inputs, a.size, a.input, packed, panels_of(a, a.dgates), a.dw_ih, a.db_ih);
+
+  const int64_t operations = a.size.batch * width * kPackOperations;
+  parallel(a.size.steps, grain(a.size.steps, 1, operations), [&](int64_t, int64_t begin, int64_t end) {
+    for (int64_t turn = begin; turn < end; ++turn) {
+      const int64_t t = a.time(turn);
+      before(a, turn, a.y, a.h0).for_parts(0, a.size.rows(t), [&](const float* h, int64_t first, int64_t last) {
+        pack_units(a, t, h, 0, a.hidden, first, last, packed + a.size.at(t) * width);
+      });
+    }
+  });
+  weight_grad_all(panels, a.hidden, a.size, a.recurrent, packed, panels_of(a, a.recurrent_gradients()), a.dw_hh, a.db_hh);
+}
+
+}  // namespace strop

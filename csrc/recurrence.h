@@ -1,0 +1,57 @@
+// One recurrent layer in one direction over a whole sequence. Arrays are contiguous; null pointers stand for what is
+// absent. `rows` are those of all steps, one step after another.
+#pragma once
+
+#include "products.h"
+
+namespace strop {
+
+// A multiplier of the hidden state on its way into the product: [1 or steps][batch][hidden].
+struct Mask {
+  const float* data = nullptr;
+  int64_t stride = 0;  // 0 or batch * hidden
+
+  const float* at(int64_t t) const { return data == nullptr ? nullptr : data + t * stride; }
+};
+
+struct Recurrence {
+  Cell cell;
+  bool reverse;  // from the last step to the first
+  Steps size;
+  int64_t inputs, hidden;
+  Keep input, recurrent;  // of a mask in place of `recurrent` only the mask counts
+  Mask mask;
+
+  Panels panels() const { return {gates_of(cell), hidden}; }
+  int64_t time(int64_t turn) const { return reverse ? size.steps - 1 - turn : turn; }
+};
+
+// Gates of all rows are kept step by step, each as [panels][rows of the step][64].
+struct RecurrenceForward : Recurrence {
+  const float *x, *h0, *c0;                // [rows][inputs], [batch][hidden] twice; c0 of an LSTM only
+  const float *w_ih, *w_hh, *b_ih, *b_hh;  // plain, as in torch.nn.RNNBase
+  float *y, *gates, *states;               // out: [rows][hidden], gates, [rows][hidden] of LSTM and GRU
+};
+
+struct RecurrenceBackward : Recurrence {
+  const float *dy, *dh, *dc;  // any may be null
+  const float *y, *h0, *c0, *w_ih, *w_hh, *gates, *states;
+  float *dgates, *drecurrent;  // out; the second for a GRU only: as CellBackward's
+  float *dx, *dh0, *dc0;       // out; dx may be null
+
+  const float* recurrent_gradients() const { return drecurrent == nullptr ? dgates : drecurrent; }
+};
+
+struct RecurrenceWeightGrad : Recurrence {
+  const float *x, *y, *h0, *dgates, *drecurrent;
+  float *dw_ih, *dw_hh, *db_ih, *db_hh;  // out; db_hh for a GRU only, it is db_ih elsewhere
+
+  const float* recurrent_gradients() const { return drecurrent == nullptr ? dgates : drecurrent; }
+};
+
+// `packed_w_hh`: w_hh in panels as pack_weight leaves it, where the caller has it; else null.
+void recurrence_forward(const RecurrenceForward& args, const float* packed_w_hh = nullptr);
+void recurrence_backward(const RecurrenceBackward& args);
+void recurrence_weight_grad(const RecurrenceWeightGrad& args);
+
+}  // namespace strop

@@ -1,0 +1,6 @@
+"""Structured dropout as functions: where autograd meets the products."""
+
+from strop.functional.linear import linear
+from strop.functional.recurrence import gru, lstm, rnn_relu, rnn_tanh
+
+__all__ = ["gru", "linear", "lstm", "rnn_relu", "rnn_tanh"]

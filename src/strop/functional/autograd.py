@@ -1,0 +1,41 @@
+"""What every operation with a derivative of its own needs."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class _RefuseSecondDerivative(torch.autograd.Function):
+    """Passes gradients through, and fails if they are differentiated in turn."""
+
+    @staticmethod
+    def forward(ctx: Any, name: str, anchor: Tensor, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        ctx.name = name
+        return tuple(None if grad is None else grad.view_as(grad) for grad in grads)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        raise RuntimeError(
+            f"strop.functional.{ctx.name} cannot be differentiated twice: "
+            "use torch.nn for models that need second derivatives (a gradient penalty, a Hessian)"
+        )
+
+
+def once(name: str, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    """Gradients that refuse to be differentiated; the name is for the error."""
+    if not torch.is_grad_enabled():  # only create_graph=True enables it in a backward pass
+        return grads
+    anchor = torch.zeros((), requires_grad=True)
+    return _RefuseSecondDerivative.apply(name, anchor, *grads)
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    """Suspends autocast; ``as`` gives None if there is none."""
+    device = x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()

@@ -1,0 +1,69 @@
+"""A product on kept columns, with its derivative."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from strop.functional.autograd import once, without_autocast
+from strop.functional.checks import check_input, check_mask, check_operand, keep_of
+from strop.ops import dispatch
+from strop.ops.products import Keep
+from strop.pattern import Mask
+
+
+class _Linear(torch.autograd.Function):
+    """A product of a whole sequence on kept columns."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, keep: Keep) -> Tensor:
+        x, weight = x.contiguous(), weight.contiguous()
+        ctx.backend, ctx.keep = dispatch.products(x), keep
+        ctx.save_for_backward(x, weight)
+        return ctx.backend.forward(x, weight, bias, keep)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+        x, weight = ctx.saved_tensors
+        need_x, need_weight, need_bias, _ = ctx.needs_input_grad
+        with torch.no_grad(), without_autocast(x):
+            dy = grad_outputs[0].contiguous()
+            grads = (
+                ctx.backend.input_grad(dy, weight, ctx.keep) if need_x else None,
+                ctx.backend.weight_grad(x, dy, ctx.keep) if need_weight else None,
+                dy.sum((0, 1)) if need_bias else None,
+            )
+        return *once("linear", grads), None
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, mask: Mask | None = None) -> Tensor:
+    """``torch.nn.functional.linear`` on the dropped x. Under autocast it runs in the weight's dtype.
+
+    Args:
+        x: ``[steps, batch, in]``; any shape if ``mask`` is None.
+        weight, bias: ``[out, in]`` and ``[out]``.
+        mask: a mask drawn for x, or None to drop nothing.
+
+    Returns:
+        ``[steps, batch, out]``.
+
+    Raises:
+        TypeError, ValueError: a shape, dtype or device does not fit.
+    """
+    if mask is None:
+        return torch.nn.functional.linear(x, weight, bias)
+    check_input(x, 3, "[steps, batch, in]")
+    steps, batch, features = x.shape
+    check_mask("mask", mask, steps, batch, features, x.device)
+    if mask.index is None:
+        return torch.nn.functional.linear(x * mask.multiplier(x.dtype), weight, bias)
+    if weight.dim() != 2:
+        raise ValueError(f"weight must be [out, in], got {list(weight.shape)}")
+    with without_autocast(x) as autocast:
+        if autocast is not None:
+            x = x.to(weight.dtype)
+        check_operand("weight", weight, (weight.shape[0], features), x)
+        check_operand("bias", bias, (weight.shape[0],), x)
+        return _Linear.apply(x, weight, bias, keep_of(mask))

@@ -1,0 +1,251 @@
+"""A recurrent layer over a sequence, with dropout on its input and on its hidden state."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from strop.functional.autograd import once, without_autocast
+from strop.functional.checks import check_input, check_mask, check_operand, keep_of
+from strop.ops import cells, dispatch
+from strop.ops.cells import Cell
+from strop.ops.products import Keep
+from strop.ops.recurrence import Layer, Rows
+from strop.pattern import Mask
+
+States = tuple[Tensor, ...]
+"""h, and c if the cell has one."""
+
+
+class _Recurrence(torch.autograd.Function):
+    """A layer's whole sequence in one direction."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        layer: Layer,
+        x: Tensor,
+        h0: Tensor,
+        c0: Tensor | None,
+        w_ih: Tensor,
+        w_hh: Tensor,
+        b_ih: Tensor | None,
+        b_hh: Tensor | None,
+        input_keep: Keep | None,
+        recurrent_keep: Keep | None,
+        recurrent_mask: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        x, h0, w_ih, w_hh = (tensor.contiguous() for tensor in (x, h0, w_ih, w_hh))
+        c0 = None if c0 is None else c0.contiguous()
+        backend = dispatch.recurrence(x)
+        masks = (input_keep, recurrent_keep, recurrent_mask)
+        y, h, c, saved = backend.forward(layer, x, h0, c0, w_ih, w_hh, b_ih, b_hh, *masks)
+        ctx.set_materialize_grads(False)
+        ctx.backend, ctx.layer, ctx.input_keep, ctx.recurrent_keep = (
+            backend,
+            layer,
+            input_keep,
+            recurrent_keep,
+        )
+        ctx.save_for_backward(x, y, h0, c0, w_ih, w_hh, recurrent_mask, *saved)
+        return (y, h) if c is None else (y, h, c)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> Any:
+        x, y, h0, c0, w_ih, w_hh, recurrent_mask, *saved = ctx.saved_tensors
+        _, need_x, need_h0, need_c0, need_ih, need_hh, need_b_ih, need_b_hh, *_ = ctx.needs_input_grad
+        masks = (ctx.input_keep, ctx.recurrent_keep, recurrent_mask)
+        dy, dh, dc = (None if grad is None else grad.contiguous() for grad in (*grad_outputs, None)[:3])
+        dx = dh0 = dc0 = dw_ih = dw_hh = db_ih = db_hh = None
+        if dy is not None or dh is not None or dc is not None:
+            with torch.no_grad(), without_autocast(x):
+                dgates, dx, dh0, dc0 = ctx.backend.backward(
+                    ctx.layer, dy, dh, dc, x, y, h0, c0, w_ih, w_hh, tuple(saved), *masks, need_x
+                )
+                if need_ih or need_hh or need_b_ih or need_b_hh:
+                    dw_ih, dw_hh, db_ih, db_hh = ctx.backend.weight_grad(ctx.layer, x, y, h0, dgates, *masks)
+        grads = (
+            dx,
+            dh0 if need_h0 else None,
+            dc0 if need_c0 else None,
+            dw_ih if need_ih else None,
+            dw_hh if need_hh else None,
+            db_ih if need_b_ih else None,
+            db_hh if need_b_hh else None,
+        )
+        return None, *once(_name(ctx.layer.cell), grads), None, None, None
+
+
+def _name(cell: Cell) -> str:
+    return cell.name.lower()
+
+
+def _from_second_turn(keep: Keep | None, steps: int, units: int, reverse: bool, device: torch.device) -> Keep:
+    """``keep`` without the columns of the first turn, where the state is zero."""
+    if keep is None:
+        keep = Keep(torch.arange(units, dtype=torch.int32, device=device).expand(steps, units), None, 1.0)
+    index = keep.index.clone(memory_format=torch.contiguous_format)
+    count = index.new_full((steps,), index.shape[1]) if keep.count is None else keep.count.clone()
+    first = -1 if reverse else 0
+    index[first], count[first] = units, 0
+    return Keep(index, count, keep.scale)
+
+
+def _check_batch_sizes(batch_sizes: Tensor, rows: int) -> None:
+    if batch_sizes.dtype != torch.int64 or batch_sizes.dim() != 1 or batch_sizes.device.type != "cpu":
+        raise TypeError(
+            "batch_sizes must be int64 [steps] on the CPU, as in a PackedSequence, "
+            f"got {batch_sizes.dtype} {list(batch_sizes.shape)} on {batch_sizes.device}"
+        )
+    sizes = batch_sizes.tolist()
+    if not sizes or sum(sizes) != rows or sizes[-1] < 1 or any(a < b for a, b in pairwise(sizes)):
+        raise ValueError(
+            f"batch_sizes must never grow, end with 1 or more and sum to the {rows} rows of x, got {sizes}"
+        )
+
+
+def recurrence(
+    cell: Cell,
+    x: Tensor,
+    states: States | None,
+    weights: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
+    input_mask: Mask | None,
+    recurrent_mask: Mask | None,
+    *,
+    reverse: bool = False,
+    batch_sizes: Tensor | None = None,
+) -> tuple[Tensor, States]:
+    """One layer of any cell in one direction: see ``lstm``."""
+    if batch_sizes is None:
+        check_input(x, 3, "[steps, batch, input]")
+        steps, batch, features = x.shape
+    else:
+        check_input(x, 2, "[rows of all steps, input]")
+        _check_batch_sizes(batch_sizes, x.shape[0])
+        steps, batch, features = len(batch_sizes), int(batch_sizes[0]), x.shape[1]
+    weight_ih, weight_hh, bias_ih, bias_hh = weights
+    if weight_hh.dim() != 2 or weight_hh.shape[0] != cell.gates * weight_hh.shape[1] or 0 in weight_hh.shape:
+        rows = f"{cell.gates} * hidden" if cell.gates > 1 else "hidden"
+        raise ValueError(f"weight_hh must be [{rows}, hidden], got {list(weight_hh.shape)}")
+    gates, hidden = weight_hh.shape
+    h0 = x.new_zeros(batch, hidden) if states is None else states[0]
+    c0 = None if not cell.has_c else h0 if states is None else states[1]
+    with without_autocast(x) as autocast:
+        if autocast is not None:
+            x, h0 = x.to(weight_hh.dtype), h0.to(weight_hh.dtype)
+            c0 = None if c0 is None else c0.to(weight_hh.dtype)
+        check_operand("h0", h0, (batch, hidden), x)
+        check_operand("c0", c0, (batch, hidden), x)
+        check_operand("weight_ih", weight_ih, (gates, features), x)
+        check_operand("weight_hh", weight_hh, (gates, hidden), x)
+        check_operand("bias_ih", bias_ih, (gates,), x)
+        check_operand("bias_hh", bias_hh, (gates,), x)
+        check_mask("input_mask", input_mask, steps, batch, features, x.device)
+        check_mask("recurrent_mask", recurrent_mask, steps, batch, hidden, x.device)
+        layer = Layer(cell, reverse, batch_sizes)
+        if input_mask is not None and input_mask.index is None:
+            multiplier = input_mask.multiplier(x.dtype)
+            x = x * (multiplier if batch_sizes is None else Rows(layer, x).spread(multiplier))
+        multiplier = None
+        if recurrent_mask is not None and recurrent_mask.index is None:
+            multiplier = recurrent_mask.multiplier(x.dtype)
+        recurrent_keep = keep_of(recurrent_mask)
+        if states is None and multiplier is None:
+            recurrent_keep = _from_second_turn(recurrent_keep, steps, hidden, reverse, x.device)
+        y, *last = _Recurrence.apply(
+            layer,
+            x,
+            h0,
+            c0,
+            weight_ih,
+            weight_hh,
+            bias_ih,
+            bias_hh,
+            keep_of(input_mask),
+            recurrent_keep,
+            multiplier,
+        )
+    return y, tuple(last)
+
+
+def lstm(
+    x: Tensor,
+    hx: tuple[Tensor, Tensor] | None,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias_ih: Tensor | None = None,
+    bias_hh: Tensor | None = None,
+    *,
+    input_mask: Mask | None = None,
+    recurrent_mask: Mask | None = None,
+    reverse: bool = False,
+    batch_sizes: Tensor | None = None,
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """One LSTM layer over a sequence, with dropout on its input and on its hidden state.
+
+    At step t the products see ``x[t]`` dropped by ``input_mask`` and the h that enters the step (h0
+    included) dropped by ``recurrent_mask``. The cell state and the h that is returned are never dropped.
+    Under autocast it runs in the weights' dtype.
+
+    Args:
+        x: ``[steps, batch, input]``.
+        hx: h0 and c0, ``[batch, hidden]`` each, or None for zeros, which spares the first step's products.
+        weight_ih, weight_hh, bias_ih, bias_hh: ``[4 * hidden, input]``, ``[4 * hidden, hidden]`` and
+            ``[4 * hidden]``, gates in torch's order.
+        input_mask, recurrent_mask: masks drawn for ``[steps, batch, input]`` and
+            ``[steps, batch, hidden]``, or None to drop nothing. Step t is x[t], whatever the direction.
+        reverse: run from the last step to the first.
+        batch_sizes: rows of each step if x holds those of a packed sequence, ``[rows, input]``, as
+            ``torch.nn.utils.rnn.PackedSequence.batch_sizes``. Rows of hx and masks are in its order.
+
+    Returns:
+        y ``[steps, batch, hidden]`` (``[rows, hidden]``), and each row's last h and c, ``[batch, hidden]``.
+
+    Raises:
+        TypeError, ValueError: a shape, dtype or device does not fit.
+    """
+    weights = (weight_ih, weight_hh, bias_ih, bias_hh)
+    y, (h, c) = recurrence(
+        cells.LSTM, x, hx, weights, input_mask, recurrent_mask, reverse=reverse, batch_sizes=batch_sizes
+    )
+    return y, (h, c)
+
+
+def _of_h_alone(cell: Cell, what: str, gates: str) -> Any:
+    def function(
+        x: Tensor,
+        hx: Tensor | None,
+        weight_ih: Tensor,
+        weight_hh: Tensor,
+        bias_ih: Tensor | None = None,
+        bias_hh: Tensor | None = None,
+        *,
+        input_mask: Mask | None = None,
+        recurrent_mask: Mask | None = None,
+        reverse: bool = False,
+        batch_sizes: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        weights = (weight_ih, weight_hh, bias_ih, bias_hh)
+        states = None if hx is None else (hx,)
+        y, (h,) = recurrence(
+            cell, x, states, weights, input_mask, recurrent_mask, reverse=reverse, batch_sizes=batch_sizes
+        )
+        return y, h
+
+    function.__name__ = function.__qualname__ = _name(cell)
+    function.__doc__ = f"""One {what} layer over a sequence, with dropout on its input and hidden state.
+
+    As ``lstm``, with {gates} and no cell state: ``hx`` is h0 ``[batch, hidden]`` or None.
+
+    Returns:
+        y ``[steps, batch, hidden]`` (``[rows, hidden]``), and each row's last h ``[batch, hidden]``.
+    """
+    return function
+
+
+gru = _of_h_alone(cells.GRU, "GRU", "weights of 3 gates")
+rnn_tanh = _of_h_alone(cells.RNN_TANH, "RNN (tanh)", "weights of 1 gate")
+rnn_relu = _of_h_alone(cells.RNN_RELU, "RNN (relu)", "weights of 1 gate")

@@ -1,0 +1,124 @@
+"""Stacks of recurrent layers, in one direction or both, with or without dropout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from strop.functional.projection import projected_lstm
+from strop.functional.recurrence import States, recurrence
+from strop.ops import dispatch
+from strop.ops.cells import Cell
+from strop.pattern import Mask
+
+
+def stack(
+    cell: Cell,
+    x: Tensor,
+    states: States | None,
+    weights: Sequence[Sequence[Tensor]],
+    input_masks: Sequence[Mask | None],
+    recurrent_masks: Sequence[Mask | None],
+    *,
+    bidirectional: bool = False,
+    batch_sizes: Tensor | None = None,
+) -> tuple[Tensor, States]:
+    """A stack of layers, with the weights and the masks of each direction of each layer in turn.
+
+    Args:
+        x: ``[steps, batch, input]``, or the rows of a packed sequence ``[rows, input]``.
+        states: h0, and c0 if the cell has one, ``[layers * directions, batch, hidden]``, or None for zeros.
+        weights: weight_ih, weight_hh and, where there are biases, bias_ih and bias_hh; weight_hr comes last.
+
+    Returns:
+        The last layer's h of every step, directions side by side, and the last states as ``states``.
+    """
+    directions = 2 if bidirectional else 1
+    lasts: list[States] = []
+    for first in range(0, len(weights), directions):
+        ys = []
+        for number in range(first, first + directions):
+            own = None if states is None else tuple(state[number] for state in states)
+            masks = input_masks[number], recurrent_masks[number]
+            ih, hh, *biases = weights[number]
+            projection = biases.pop() if len(biases) % 2 else None
+            b_ih, b_hh = biases or (None, None)
+            how = {"reverse": number > first, "batch_sizes": batch_sizes}
+            if projection is None:
+                y, last = recurrence(cell, x, own, (ih, hh, b_ih, b_hh), *masks, **how)
+            else:
+                y, last = projected_lstm(x, own, (ih, hh, b_ih, b_hh), projection, *masks, **how)
+            ys.append(y)
+            lasts.append(last)
+        x = ys[0] if len(ys) == 1 else torch.cat(ys, -1)
+    return x, tuple(torch.stack(each) for each in zip(*lasts, strict=True))
+
+
+def _split(flat: Sequence[Tensor], each: int) -> list[Sequence[Tensor]]:
+    return [flat[first : first + each] for first in range(0, len(flat), each)]
+
+
+def _zeros(cell: Cell, x: Tensor, batch: int, flat: Sequence[Tensor], each: int) -> States:
+    gates, units = flat[1].shape  # weight_hh, whose columns are fewer than the units if they are projected
+    h = x.new_zeros(len(flat) // each, batch, units)
+    return (h, x.new_zeros(len(flat) // each, batch, gates // cell.gates)) if cell.has_c else (h,)
+
+
+def dense_stack(
+    cell: Cell,
+    x: Tensor,
+    states: States | None,
+    flat: Sequence[Tensor],
+    each: int,
+    *,
+    bidirectional: bool = False,
+    batch_sizes: Tensor | None = None,
+) -> tuple[Tensor, States]:
+    """``stack`` with nothing dropped, by the fastest way there is; each direction has ``each`` weights.
+
+    Tracing, exporting, autocast and projections see torch's own operator.
+    """
+    autocast = torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
+    projected = each % 2 == 1
+    if (
+        autocast
+        or projected
+        or torch.compiler.is_compiling()
+        or not x.numel()
+        or dispatch.select(x) != "native"
+    ):
+        return _torch_stack(cell, x, states, flat, each, bidirectional, batch_sizes)
+    needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *(states or ()), *flat))
+    if batch_sizes is None and not needs_grad:
+        h, c = (*(states or _zeros(cell, x, x.shape[1], flat, each)), None)[:2]
+        y, h, c = dispatch.recurrence(x).evaluate(cell, x, h, c, flat, each == 4, bidirectional)
+        return y, (h,) if c is None else (h, c)
+    weights = _split(flat, each)
+    nothing = [None] * len(weights)
+    return stack(
+        cell, x, states, weights, nothing, nothing, bidirectional=bidirectional, batch_sizes=batch_sizes
+    )
+
+
+def _torch_stack(
+    cell: Cell,
+    x: Tensor,
+    states: States | None,
+    flat: Sequence[Tensor],
+    each: int,
+    bidirectional: bool,
+    batch_sizes: Tensor | None,
+) -> tuple[Tensor, States]:
+    operator = getattr(torch._VF, cell.name.lower())
+    batch = x.shape[1] if batch_sizes is None else int(batch_sizes[0])
+    states = states or _zeros(cell, x, batch, flat, each)
+    hx = states if cell.has_c else states[0]
+    layers = len(flat) // each // (2 if bidirectional else 1)
+    how = (flat, each >= 4, layers, 0.0, False, bidirectional)
+    if batch_sizes is None:
+        y, *last = operator(x, hx, *how, False)
+    else:
+        y, *last = operator(x, batch_sizes, hx, *how)
+    return y, tuple(last)

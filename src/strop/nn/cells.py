@@ -1,0 +1,162 @@
+"""Single steps of a recurrence with structured dropout, on torch's contract."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from strop.functional.recurrence import States, recurrence
+from strop.nn.masks import Masks, check_block, pattern_template, repr_of_drops, with_probability
+from strop.ops.cells import CELLS
+from strop.pattern import Pattern, check_probability
+
+
+class _Drops(nn.RNNCellBase):
+    """Beside one of torch's cells: what it drops."""
+
+    def _set_drops(
+        self, input_dropout: float, recurrent_dropout: float, pattern: str | Pattern, block: int
+    ) -> None:
+        self.input_dropout = check_probability("input_dropout", input_dropout)
+        self.recurrent_dropout = check_probability("recurrent_dropout", recurrent_dropout)
+        self.pattern = pattern_template(pattern, block)
+        check_block(self.pattern, input_dropout, "input_size", self.input_size)
+        check_block(self.pattern, recurrent_dropout, "hidden_size", self.hidden_size)
+
+    def draw(self, batch: int, *, generator: torch.Generator | None = None) -> Masks:
+        """Draw the masks of one step of ``batch`` rows, for ``forward(masks=)``."""
+        device = self.weight_ih.device
+        places = ((self.input_dropout, self.input_size), (self.recurrent_dropout, self.hidden_size))
+        x, h = (
+            with_probability(self.pattern, p).draw(1, units, batch, generator=generator, device=device)
+            for p, units in places
+        )
+        return Masks((x,), (h,))
+
+    def _masks(self, input: Tensor, masks: Masks | None) -> Masks | None:
+        """The masks to use on a valid input; None if nothing is dropped."""
+        if masks is None and not (self.training and (self.input_dropout or self.recurrent_dropout)):
+            return None
+        if input.dim() not in (1, 2) or input.shape[-1] != self.input_size or not input.numel():
+            return None  # torch's own step has the error, or nothing to drop
+        batch = len(input) if input.dim() == 2 else 1
+        if masks is None:
+            masks = self.draw(batch)
+        elif not isinstance(masks, Masks):
+            raise TypeError(f"masks must be what draw() returns, got {type(masks).__name__}")
+        masks.check(1, batch, (self.input_size,), self.hidden_size, input)
+        return masks if masks.input[0] or masks.recurrent[0] else None
+
+    def _step(self, mode: str, input: Tensor, states: States | None, masks: Masks) -> States:
+        x = input if input.dim() == 2 else input.unsqueeze(0)
+        if states is not None and input.dim() == 1:
+            states = tuple(state.unsqueeze(0) for state in states)
+        weights: Any = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+        _, last = recurrence(CELLS[mode], x.unsqueeze(0), states, weights, masks.input[0], masks.recurrent[0])
+        return last if input.dim() == 2 else tuple(state.squeeze(0) for state in last)
+
+    def extra_repr(self) -> str:
+        """torch's, and what is dropped."""
+        return super().extra_repr() + repr_of_drops(self, "input_dropout", "recurrent_dropout")
+
+
+class LSTMCell(_Drops, nn.LSTMCell):
+    """``torch.nn.LSTMCell`` with structured dropout.
+
+    Args:
+        input_size, hidden_size, bias, device, dtype: as ``torch.nn.LSTMCell``.
+        input_dropout: probability of an input unit to be dropped, in [0, 1).
+        recurrent_dropout: the same, of the hidden state on its way into the product. The cell state and
+            what is returned are never dropped.
+        pattern: ``structured``, ``fixed``, ``random``, ``variational``, or a Pattern, whose p is ignored.
+        block: adjacent units dropped together; it must divide every size that is dropped.
+
+    In training each call draws its own masks. For patterns with one mask a sequence (``fixed``,
+    ``variational``) draw it once and give it to every step: ``cell(x, hx, masks=masks)``.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        input_dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        pattern: str | Pattern = "structured",
+        block: int = 1,
+    ) -> None:
+        nn.LSTMCell.__init__(self, input_size, hidden_size, bias, device, dtype)
+        self._set_drops(input_dropout, recurrent_dropout, pattern, block)
+
+    def forward(
+        self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None, *, masks: Masks | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """``torch.nn.LSTMCell``'s contract; ``masks`` are used in training and evaluation."""
+        masks = self._masks(input, masks)
+        if masks is None:
+            return nn.LSTMCell.forward(self, input, hx)
+        h, c = self._step("LSTM", input, hx, masks)
+        return h, c
+
+
+class GRUCell(_Drops, nn.GRUCell):
+    """``torch.nn.GRUCell`` with structured dropout; beyond torch's arguments as ``LSTMCell``."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        input_dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        pattern: str | Pattern = "structured",
+        block: int = 1,
+    ) -> None:
+        nn.GRUCell.__init__(self, input_size, hidden_size, bias, device, dtype)
+        self._set_drops(input_dropout, recurrent_dropout, pattern, block)
+
+    def forward(self, input: Tensor, hx: Tensor | None = None, *, masks: Masks | None = None) -> Tensor:
+        """``torch.nn.GRUCell``'s contract; ``masks`` are used in training and evaluation."""
+        masks = self._masks(input, masks)
+        if masks is None:
+            return nn.GRUCell.forward(self, input, hx)
+        return self._step("GRU", input, None if hx is None else (hx,), masks)[0]
+
+
+class RNNCell(_Drops, nn.RNNCell):
+    """``torch.nn.RNNCell`` with structured dropout; beyond torch's arguments as ``LSTMCell``."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        nonlinearity: str = "tanh",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        input_dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        pattern: str | Pattern = "structured",
+        block: int = 1,
+    ) -> None:
+        if nonlinearity not in ("tanh", "relu"):
+            raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
+        nn.RNNCell.__init__(self, input_size, hidden_size, bias, nonlinearity, device, dtype)
+        self._set_drops(input_dropout, recurrent_dropout, pattern, block)
+
+    def forward(self, input: Tensor, hx: Tensor | None = None, *, masks: Masks | None = None) -> Tensor:
+        """``torch.nn.RNNCell``'s contract; ``masks`` are used in training and evaluation."""
+        masks = self._masks(input, masks)
+        if masks is None:
+            return nn.RNNCell.forward(self, input, hx)
+        mode = f"RNN_{self.nonlinearity.upper()}"
+        return self._step(mode, input, None if hx is None else (hx,), masks)[0]

@@ -1,0 +1,201 @@
+"""The native CPU kernels of the recurrence: the functions are those of ``recurrence``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from strop.ops import cells
+from strop.ops.native import contiguous, empty, lists
+from strop.ops.products import Keep
+from strop.ops.recurrence import Layer
+
+_NUMBERS = {name: number for number, name in enumerate(("LSTM", "GRU", "RNN_TANH", "RNN_RELU"))}
+_PANEL, _GROUP = 64, 16  # columns of a panel of gates, and units that a gate has side by side
+
+
+def _of_gates(like: Tensor, rows: int, gates: int, hidden: int) -> Tensor:
+    """Gates of all rows, for each step in panels ``[panels, rows of the step, 64]``."""
+    groups = gates * -(-hidden // _GROUP)
+    return empty(like, rows, -(-groups // (_PANEL // _GROUP)) * _PANEL)
+
+
+def _rows(sequence: Tensor) -> Tensor:
+    return sequence.contiguous().flatten(0, -2)
+
+
+def _what(layer: Layer) -> tuple[int, bool, Tensor | None]:
+    return _NUMBERS[layer.cell.name], layer.reverse, contiguous(layer.batch_sizes)
+
+
+def _last(layer: Layer, states: Tensor) -> Tensor:
+    """Each row's last of the states ``[T, B, H]`` or ``[N, H]``: a copy, not a view."""
+    sizes = layer.batch_sizes
+    if sizes is None:
+        return states[0 if layer.reverse else -1].clone()
+    batch = int(sizes[0])
+    if layer.reverse:
+        return states[:batch].clone()
+    lengths = (sizes.unsqueeze(1) > torch.arange(batch)).sum(0)
+    starts = sizes.cumsum(0) - sizes
+    return states[starts[lengths - 1] + torch.arange(batch)]
+
+
+def forward(
+    layer: Layer,
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor | None,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    input_keep: Keep | None,
+    recurrent_keep: Keep | None,
+    recurrent_mask: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor | None, tuple[Tensor, ...]]:
+    """FP over the sequence: see ``recurrence.forward``.
+
+    What is saved are the gates after their nonlinearities, in panels, and, ``[N, H]``, all c of an LSTM or
+    what the reset gate of a GRU acts on.
+    """
+    rows, hidden, cell = _rows(x), h0.shape[1], layer.cell
+    y = empty(x, *x.shape[:-1], hidden)
+    states = empty(x, *y.shape) if cell.gates > 1 else None
+    gates = _of_gates(x, len(rows), cell.gates, hidden)
+    torch.ops.strop.recurrence_forward(
+        *_what(layer),
+        rows,
+        h0.contiguous(),
+        contiguous(c0),
+        w_ih.contiguous(),
+        w_hh.contiguous(),
+        contiguous(b_ih),
+        contiguous(b_hh),
+        *lists(input_keep),
+        *lists(recurrent_keep),
+        contiguous(recurrent_mask),
+        y.flatten(0, -2),
+        gates,
+        None if states is None else states.flatten(0, -2),
+    )
+    c = _last(layer, states) if cell.has_c and states is not None else None
+    return y, _last(layer, y), c, (gates,) if states is None else (gates, states)
+
+
+def backward(
+    layer: Layer,
+    dy: Tensor | None,
+    dh_last: Tensor | None,
+    dc_last: Tensor | None,
+    x: Tensor,
+    y: Tensor,
+    h0: Tensor,
+    c0: Tensor | None,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    saved: tuple[Tensor, ...],
+    input_keep: Keep | None,
+    recurrent_keep: Keep | None,
+    recurrent_mask: Tensor | None,
+    need_dx: bool,
+) -> tuple[tuple[Tensor, ...], Tensor | None, Tensor, Tensor | None]:
+    """BP through time: see ``recurrence.backward``. The gates' gradients are in panels."""
+    gates, states = saved if len(saved) == 2 else (*saved, None)
+    # Only the reset gate makes the shares of input and hidden state differ.
+    dgates = tuple(empty(x, *gates.shape) for _ in range(2 if layer.cell is cells.GRU else 1))
+    dx = empty(x, *x.shape) if need_dx else None
+    dh0, dc0 = empty(x, *h0.shape), None if c0 is None else empty(x, *c0.shape)
+    torch.ops.strop.recurrence_backward(
+        *_what(layer),
+        None if dy is None else _rows(dy),
+        contiguous(dh_last),
+        contiguous(dc_last),
+        _rows(y),
+        h0.contiguous(),
+        contiguous(c0),
+        w_ih.contiguous(),
+        w_hh.contiguous(),
+        gates,
+        None if states is None else _rows(states),
+        *lists(input_keep),
+        *lists(recurrent_keep),
+        contiguous(recurrent_mask),
+        dgates[0],
+        dgates[1] if len(dgates) > 1 else None,
+        None if dx is None else dx.flatten(0, -2),
+        dh0,
+        dc0,
+    )
+    return dgates, dx, dh0, dc0
+
+
+def weight_grad(
+    layer: Layer,
+    x: Tensor,
+    y: Tensor,
+    h0: Tensor,
+    dgates: tuple[Tensor, ...],
+    input_keep: Keep | None,
+    recurrent_keep: Keep | None,
+    recurrent_mask: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """WG: see ``recurrence.weight_grad``."""
+    hidden = h0.shape[1]
+    gates = layer.cell.gates * hidden
+    of_input, of_hidden = dgates if len(dgates) == 2 else (*dgates, None)
+    dw_ih, dw_hh, db_ih = empty(x, gates, x.shape[-1]), empty(x, gates, hidden), empty(x, gates)
+    db_hh = None if of_hidden is None else empty(x, gates)
+    torch.ops.strop.recurrence_weight_grad(
+        *_what(layer),
+        _rows(x),
+        _rows(y),
+        h0.contiguous(),
+        of_input,
+        of_hidden,
+        *lists(input_keep),
+        *lists(recurrent_keep),
+        contiguous(recurrent_mask),
+        dw_ih,
+        dw_hh,
+        db_ih,
+        db_hh,
+    )
+    return dw_ih, dw_hh, db_ih, db_ih if db_hh is None else db_hh
+
+
+def evaluate(
+    cell: cells.Cell,
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor | None,
+    weights: list[Tensor],
+    has_bias: bool,
+    bidirectional: bool,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """A stack of layers with nothing dropped and nothing saved for a backward pass.
+
+    Args:
+        x: ``[T, B, I]``.
+        h0, c0: ``[layers * directions, B, H]`` each.
+        weights: of each direction of each layer in turn w_ih, w_hh and, if ``has_bias``, b_ih, b_hh.
+
+    Returns:
+        The last layer's h of every step ``[T, B, directions * H]``, and the last h and c as h0 and c0.
+    """
+    directions = 2 if bidirectional else 1
+    y, h = empty(x, *x.shape[:2], directions * h0.shape[2]), empty(x, *h0.shape)
+    c = None if c0 is None else empty(x, *c0.shape)
+    torch.ops.strop.recurrence_eval(
+        _NUMBERS[cell.name],
+        bidirectional,
+        x.contiguous(),
+        h0.contiguous(),
+        contiguous(c0),
+        [weight.contiguous() for weight in weights],
+        has_bias,
+        y,
+        h,
+        c,
+    )
+    return y, h, c
