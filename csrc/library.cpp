@@ -70,7 +70,7 @@ Recurrence recurrence(int64_t cell, bool reverse, const Optional& batch_sizes, i
                       const Tensor& h0, const Drops& drops, Operands& use, Arena& arena) {
   const int64_t batch = size(h0, "h0", 0, 2), hidden = size(h0, "h0", 1, 2);
   STD_TORCH_CHECK(hidden < kLargest / 4, "hidden size must be below 2^29, not ", hidden);
-  const Steps steps = steps_of(batch_sizes, rows, batch, arena);
+  const Steps steps = steps_of(batch_sizes, rows, batch, use, arena);
   const int64_t T = steps.steps;
   return {cell_of(cell), reverse, steps, inputs, hidden,
           keep_lists(drops.input_index, drops.input_count, drops.input_scale, "input keep", T, inputs, use, arena),

@@ -66,6 +66,11 @@ const int32_t* Operands::list(const Tensor& tensor, const char* name, Shape shap
   return add(static_cast<const int32_t*>(tensor.const_data_ptr()), tensor, name, false);
 }
 
+const int64_t* Operands::sizes(const Tensor& tensor, const char* name, Shape shape) {
+  check_tensor(tensor, name, shape, ScalarType::Long);
+  return add(static_cast<const int64_t*>(tensor.const_data_ptr()), tensor, name, false);
+}
+
 float* Operands::output(const Tensor& tensor, const char* name, Shape shape) {
   check_tensor(tensor, name, shape, ScalarType::Float);
   auto* data = add(static_cast<float*>(tensor.mutable_data_ptr()), tensor, name, true);
@@ -138,14 +143,13 @@ Mask element_mask(const Optional& mask, const Optional& index, int64_t steps, in
   return {use.input(mask, "recurrent mask", {draws, batch, hidden}), draws == 1 ? 0 : batch * hidden};
 }
 
-Steps steps_of(const Optional& batch_sizes, int64_t rows, int64_t batch, Arena& arena) {
+Steps steps_of(const Optional& batch_sizes, int64_t rows, int64_t batch, Operands& use, Arena& arena) {
   if (!batch_sizes.has_value()) {
     STD_TORCH_CHECK(rows % batch == 0, "x must have a multiple of ", batch, " rows, not ", rows);
     return {rows / batch, batch};
   }
   const int64_t steps = size(*batch_sizes, "batch_sizes", 0, 1);
-  check_tensor(*batch_sizes, "batch_sizes", {steps}, ScalarType::Long);
-  const auto* sizes = static_cast<const int64_t*>(batch_sizes->const_data_ptr());
+  const int64_t* sizes = use.sizes(*batch_sizes, "batch_sizes", {steps});
   int64_t* offset = arena.longs(steps + 1);
   offset[0] = 0;
   for (int64_t t = 0; t < steps; ++t) {

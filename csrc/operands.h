@@ -25,6 +25,7 @@ class Operands {
 
   const float* input(const Tensor& tensor, const char* name, Shape shape);
   const int32_t* list(const Tensor& tensor, const char* name, Shape shape);
+  const int64_t* sizes(const Tensor& tensor, const char* name, Shape shape);
   float* output(const Tensor& tensor, const char* name, Shape shape);
   int32_t* output_list(const Tensor& tensor, const char* name, Shape shape);
 
@@ -64,7 +65,7 @@ Mask element_mask(const Optional& mask, const Optional& index, int64_t steps, in
                   Operands& use);
 
 // `rows` rows of a sequence whose first step has `batch` of them: as many in every step, or `batch_sizes` (int64).
-Steps steps_of(const Optional& batch_sizes, int64_t rows, int64_t batch, Arena& arena);
+Steps steps_of(const Optional& batch_sizes, int64_t rows, int64_t batch, Operands& use, Arena& arena);
 
 Cell cell_of(int64_t number);
 

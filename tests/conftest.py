@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+import strop.ops.memory
 import strop.ops.products
 import strop.ops.recurrence
 from strop.ops import dispatch

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from strop.ops import products, recurrence
+from strop.ops import cells, products, recurrence
 from strop.ops.products import Keep
+from strop.ops.recurrence import Layer
 
 PANEL, GROUP = 64, 16
+CELLS = (cells.LSTM, cells.GRU, cells.RNN_TANH, cells.RNN_RELU)
 Arguments = dict[str, Any]
 
 
@@ -32,6 +34,9 @@ class Call:
     optional: bool = True
     layers: int = 1
     seed: int = 0
+    cell: int = 0  # its number in CELLS
+    reverse: bool = False  # or, for recurrence_eval, bidirectional
+    packed: bool = False
 
 
 def schema(op: str) -> torch.FunctionSchema:
@@ -63,24 +68,35 @@ def keep_lists(
     return rows.int().contiguous(), count.int(), 1.75
 
 
-def to_panels(gates: Tensor) -> Tensor:
-    """``[T, B, 4H]`` in the native layout ``[T, ceil(H / 16), B, 64]``, zero where there is no unit."""
-    steps, batch, rows = gates.shape
-    hidden, panels = rows // 4, -(-rows // 4 // GROUP)
-    padded = gates.new_zeros(steps, batch, 4, panels * GROUP)
-    padded[..., :hidden] = gates.view(steps, batch, 4, hidden)
-    return (
-        padded.view(steps, batch, 4, panels, GROUP)
-        .permute(0, 3, 1, 2, 4)
-        .reshape(steps, panels, batch, PANEL)
-    )
+def _counts(batch_sizes: Tensor | None, rows: int, batch: int) -> list[int]:
+    return [batch] * (rows // batch) if batch_sizes is None else batch_sizes.tolist()
 
 
-def from_panels(gates: Tensor, hidden: int) -> Tensor:
+def panels(hidden: int, gates: int) -> int:
+    """Panels of 64 columns: 16 units of each gate in turn."""
+    return -(-gates * -(-hidden // GROUP) // 4)
+
+
+def to_panels(rows: Tensor, hidden: int, counts: list[int]) -> Tensor:
+    """``[N, gates * H]`` in the native layout, ``[panels, rows of the step, 64]`` for each step; zero
+    where there is no unit."""
+    n, gates = len(rows), rows.shape[1] // hidden
+    blocks, count = -(-hidden // GROUP), panels(hidden, gates)
+    padded = rows.new_zeros(n, gates, blocks * GROUP)
+    padded[..., :hidden] = rows.view(n, gates, hidden)
+    groups = rows.new_zeros(n, count * 4, GROUP)
+    groups[:, : blocks * gates] = padded.view(n, gates, blocks, GROUP).transpose(1, 2).flatten(1, 2)
+    steps = groups.view(n, count, PANEL).split(counts)
+    return torch.cat([step.transpose(0, 1).reshape(len(step), -1) for step in steps])
+
+
+def from_panels(rows: Tensor, hidden: int, gates: int, counts: list[int]) -> Tensor:
     """The inverse of ``to_panels``."""
-    steps, panels, batch, _ = gates.shape
-    apart = gates.view(steps, panels, batch, 4, GROUP).permute(0, 2, 3, 1, 4)
-    return apart.reshape(steps, batch, 4, panels * GROUP)[..., :hidden].reshape(steps, batch, 4 * hidden)
+    blocks, count = -(-hidden // GROUP), panels(hidden, gates)
+    steps = [step.reshape(count, len(step), PANEL).transpose(0, 1) for step in rows.split(counts)]
+    groups = torch.cat([step.reshape(len(step), count * 4, GROUP) for step in steps])
+    apart = groups[:, : blocks * gates].view(len(rows), blocks, gates, GROUP).transpose(1, 2)
+    return apart.reshape(len(rows), gates, blocks * GROUP)[..., :hidden].reshape(len(rows), -1)
 
 
 def well_formed(call: Call) -> Arguments:
@@ -112,29 +128,47 @@ def well_formed(call: Call) -> Arguments:
         }
         sizes = {"y": (T, B, H), "dx": (T, B, N), "dw": (H, N)}
     else:
+        cell = CELLS[call.cell]
+        G, lstm, gru = cell.gates, cell is cells.LSTM, cell is cells.GRU
+        arguments |= {"cell": call.cell, "reverse": call.reverse, "bidirectional": call.reverse}
+        sizes = torch.randint(1, B + 1, (T,), generator=generator).sort(descending=True).values
+        sizes[0] = B
+        batch_sizes = sizes if call.packed else None
+        R = int(sizes.sum()) if call.packed else T * B
+        counts = _counts(batch_sizes, R, B)
         arguments |= {f"input_{name}": arguments.pop(name) for name in ("index", "count", "scale")}
         element = {"element mask": T, "element mask for all steps": 1}.get(call.recurrent)
         lists = keep_lists("none" if element else call.recurrent, T, H, generator)
         arguments |= zip(("recurrent_index", "recurrent_count", "recurrent_scale"), lists, strict=True)
         keep = None if element is None else torch.rand(element, B, H, generator=generator) < 0.5
         arguments["recurrent_mask"] = None if keep is None else 2.0 * keep
-        panels = (T, -(-H // GROUP), B, PANEL)
-        arguments |= {"x": normal(T, B, N), "y": normal(T, B, H), "h0": normal(B, H), "c0": normal(B, H)}
-        arguments |= {"w_ih": weight(4 * H, N), "w_hh": weight(4 * H, H)}
-        arguments |= {"b_ih": optional(4 * H), "b_hh": optional(4 * H)}
-        arguments |= {"dy": optional(T, B, H), "dh": optional(B, H), "dc": optional(B, H)}
-        arguments["gates"] = to_panels(normal(T, B, 4 * H).sigmoid())
-        arguments |= {"cells": normal(T, B, H), "dgates": to_panels(normal(T, B, 4 * H))}
-        sizes = {"y": (T, B, H), "gates": panels, "cells": (T, B, H), "dgates": panels, "dx": (T, B, N)}
-        sizes |= {"dh0": (B, H), "dc0": (B, H), "dw_ih": (4 * H, N), "dw_hh": (4 * H, H), "db": (4 * H,)}
-    if call.op == "lstm_eval":
-        arguments |= {"h0": normal(call.layers, B, H), "c0": normal(call.layers, B, H)}
-        layers = [(weight(4 * H, N if layer == 0 else H), weight(4 * H, H)) for layer in range(call.layers)]
-        biases = (normal(4 * H), normal(4 * H)) if call.optional else ()
-        arguments |= {"weights": [w for pair in layers for w in (*pair, *biases)], "has_bias": call.optional}
-        sizes |= {"h": (call.layers, B, H), "c": (call.layers, B, H)}
+        arguments |= {"batch_sizes": batch_sizes, "x": normal(R, N), "y": normal(R, H)}
+        arguments |= {"h0": normal(B, H), "c0": normal(B, H) if lstm else None}
+        arguments |= {"w_ih": weight(G * H, N), "w_hh": weight(G * H, H)}
+        arguments |= {"b_ih": optional(G * H), "b_hh": optional(G * H)}
+        arguments |= {"dy": optional(R, H), "dh": optional(B, H), "dc": optional(B, H) if lstm else None}
+        arguments["gates"] = to_panels(normal(R, G * H).sigmoid(), H, counts)
+        arguments["states"] = normal(R, H) if lstm or gru else None
+        arguments["dgates"] = to_panels(normal(R, G * H), H, counts)
+        arguments["drecurrent"] = to_panels(normal(R, G * H), H, counts) if gru else None
+        row = panels(H, G) * PANEL
+        sizes = {"y": (R, H), "gates": (R, row), "states": (R, H) if lstm or gru else None}
+        sizes |= {"dgates": (R, row), "drecurrent": (R, row) if gru else None, "dx": (R, N)}
+        sizes |= {"dh0": (B, H), "dc0": (B, H) if lstm else None}
+        sizes |= {"dw_ih": (G * H, N), "dw_hh": (G * H, H)}
+        sizes |= {"db_ih": (G * H,), "db_hh": (G * H,) if gru else None}
+    if call.op == "recurrence_eval":
+        D = 2 if call.reverse else 1
+        total = call.layers * D
+        arguments |= {"x": normal(T, B, N), "h0": normal(total, B, H)}
+        arguments["c0"] = normal(total, B, H) if lstm else None
+        biases = (normal(G * H), normal(G * H)) if call.optional else ()
+        pairs = [(weight(G * H, N if n < D else D * H), weight(G * H, H)) for n in range(total)]
+        arguments |= {"weights": [w for pair in pairs for w in (*pair, *biases)], "has_bias": call.optional}
+        sizes |= {"y": (T, B, D * H), "h": (total, B, H), "c": (total, B, H) if lstm else None}
     nan = float("nan")
-    arguments |= {name: torch.full(sizes[name], nan) for name in results_of(call.op)}
+    shapes = {name: sizes[name] for name in results_of(call.op)}
+    arguments |= {n: None if shape is None else torch.full(shape, nan) for n, shape in shapes.items()}
     return {a.name: arguments[a.name] for a in schema(call.op).arguments}
 
 
@@ -173,45 +207,70 @@ def expected(op: str, arguments: Arguments) -> dict[str, Tensor]:
     if op == "smallest":
         order = a["keys"].sort(dim=1, stable=True).indices[:, : a["chosen"].shape[1]]
         return {"chosen": order.sort(1).values.double()}
-    if op == "lstm_eval":
-        return _expected_eval(a)
-    inputs, hidden = a["w_ih" if op == "lstm_backward" else "x"].shape[-1], a[results_of(op)[-1]].shape[-1]
-    hidden = hidden // 4 if op == "lstm_weight_grad" else hidden
+    cell = CELLS[a["cell"]]
+    if op == "recurrence_eval":
+        return _expected_eval(cell, a)
+    layer = Layer(cell, a["reverse"], a["batch_sizes"])
+    hidden = a["h0"].shape[1]
+    inputs = a["w_ih" if op == "recurrence_backward" else "x"].shape[-1]
     masks = _keep(a, "input_", inputs), _keep(a, "recurrent_", hidden), a["recurrent_mask"]
-    if op == "lstm_forward":
+    counts = _counts(a["batch_sizes"], len(a["y"]), len(a["h0"]))
+
+    def sequence(rows: Tensor | None) -> Tensor | None:
+        """As the reference takes it: with an axis of time unless packed."""
+        if rows is None or a["batch_sizes"] is not None:
+            return rows
+        return rows.view(-1, len(a["h0"]), rows.shape[1])
+
+    def gates(name: str) -> Tensor:
+        return from_panels(a[name], hidden, cell.gates, counts)
+
+    if op == "recurrence_forward":
         weights = (a["w_ih"], a["w_hh"], a["b_ih"], a["b_hh"])
-        y, _, (gates, cells) = recurrence.lstm_forward(a["x"], a["h0"], a["c0"], *weights, *masks)
-        return {"y": y, "gates": gates, "cells": cells}
-    if op == "lstm_backward":
-        cells, nothing = a["cells"], torch.zeros_like(a["cells"])
-        saved = (from_panels(a["gates"], hidden), cells)
-        dgates, dx, dh0, dc0 = recurrence.lstm_backward(
-            *(a["dy"], a["dh"], a["dc"], nothing, nothing, nothing[0], a["c0"], a["w_ih"], a["w_hh"]),
-            *(saved, *masks, a["dx"] is not None),
+        y, *_, saved = recurrence.forward(layer, sequence(a["x"]), a["h0"], a["c0"], *weights, *masks)
+        found = dict(zip(("gates", "states"), saved, strict=False))
+        return found | {"y": y.reshape(len(a["x"]), hidden)}
+    if op == "recurrence_backward":
+        saved = (gates("gates"),) if a["states"] is None else (gates("gates"), a["states"])
+        of_x = sequence(a["y"].new_zeros(len(a["y"]), inputs))
+        (of_input, of_hidden), dx, dh0, dc0 = recurrence.backward(
+            *(layer, sequence(a["dy"]), a["dh"], a["dc"], of_x, sequence(a["y"]), a["h0"], a["c0"]),
+            *(a["w_ih"], a["w_hh"], saved, *masks, a["dx"] is not None),
         )
-        return {"dgates": dgates, "dh0": dh0, "dc0": dc0} | ({} if dx is None else {"dx": dx})
-    dgates = from_panels(a["dgates"], hidden)
-    gradients = recurrence.lstm_weight_grad(a["x"], a["y"], a["h0"], dgates, *masks)
-    return dict(zip(("dw_ih", "dw_hh", "db"), gradients, strict=True))
+        found = {"dgates": of_input, "dh0": dh0, "dx": None if dx is None else dx.reshape(-1, inputs)}
+        found |= {"dc0": dc0, "drecurrent": of_hidden if a["drecurrent"] is not None else None}
+        return {name: value for name, value in found.items() if value is not None}
+    dgates = gates("dgates"), gates("dgates" if a["drecurrent"] is None else "drecurrent")
+    found = recurrence.weight_grad(layer, sequence(a["x"]), sequence(a["y"]), a["h0"], dgates, *masks)
+    names = ("dw_ih", "dw_hh", "db_ih") + (() if a["db_hh"] is None else ("db_hh",))
+    return dict(zip(names, found, strict=False))
 
 
-def _expected_eval(a: Arguments) -> dict[str, Tensor]:
+def _expected_eval(cell: cells.Cell, a: Arguments) -> dict[str, Tensor]:
     x, hs, cs = a["x"], [], []
-    each = 4 if a["has_bias"] else 2
+    each, directions = 4 if a["has_bias"] else 2, 2 if a["bidirectional"] else 1
     assert len(a["weights"]) == each * len(a["h0"])
-    for layer, (h0, c0) in enumerate(zip(a["h0"], a["c0"], strict=True)):
-        weights = a["weights"][layer * each : (layer + 1) * each] + [None] * (4 - each)
-        x, c, _ = recurrence.lstm_forward(x, h0, c0, *weights, None, None, None)
-        hs.append(x[-1])
-        cs.append(c)
-    return {"y": x, "h": torch.stack(hs), "c": torch.stack(cs)}
+    for first in range(0, len(a["h0"]), directions):
+        ys = []
+        for number in range(first, first + directions):
+            weights = a["weights"][number * each : (number + 1) * each] + [None] * (4 - each)
+            c0 = None if a["c0"] is None else a["c0"][number]
+            layer = Layer(cell, number > first)
+            y, h, c, _ = recurrence.forward(layer, x, a["h0"][number], c0, *weights, None, None, None)
+            ys.append(y)
+            hs.append(h)
+            cs.append(c)
+        x = torch.cat(ys, -1)
+    return {"y": x, "h": torch.stack(hs)} | ({} if a["c0"] is None else {"c": torch.stack(cs)})
 
 
 def actual(op: str, arguments: Arguments) -> dict[str, Tensor]:
     """The results that a call has written, laid out as ``expected`` gives them."""
     results = {name: arguments[name] for name in results_of(op) if arguments[name] is not None}
-    for name in {"gates", "dgates"} & results.keys():
-        results[name] = from_panels(results[name], arguments["w_hh"].shape[1])
+    for name in {"gates", "dgates", "drecurrent"} & results.keys():
+        gates, hidden = CELLS[arguments["cell"]].gates, arguments["h0"].shape[1]
+        counts = _counts(arguments["batch_sizes"], len(results[name]), len(arguments["h0"]))
+        results[name] = from_panels(results[name], hidden, gates, counts)
     return results
 
 

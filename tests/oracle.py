@@ -16,6 +16,56 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, mask) -> Tensor:
     return y if bias is None else y + bias
 
 
+def layer(
+    cell: str,
+    x: Tensor,
+    hx: Sequence[Tensor],
+    weights: Sequence[Tensor | None],
+    input_mask,
+    recurrent_mask,
+    *,
+    reverse: bool = False,
+    lengths: Sequence[int] | None = None,
+) -> tuple[Tensor, ...]:
+    """One layer in one direction: y ``[T, B, H]``, zero beyond a row's length, and the last states.
+
+    ``lengths`` are the steps that each row has; masks apply to x[t] and to the h that enters step t.
+    """
+    w_ih, w_hh, b_ih, b_hh = weights
+    assert w_ih is not None
+    assert w_hh is not None
+    steps, batch, hidden = x.shape[0], x.shape[1], w_hh.shape[1]
+    x_keep = torch.ones_like(x) if input_mask is None else input_mask.dense(x.dtype).expand_as(x)
+    h_keep = x.new_ones(steps, batch, hidden)
+    if recurrent_mask is not None:
+        h_keep = recurrent_mask.dense(x.dtype).expand_as(h_keep)
+    state, outputs = list(hx), [x] * steps
+    for t in reversed(range(steps)) if reverse else range(steps):
+        a = (x[t] * x_keep[t]) @ w_ih.t()
+        b = (state[0] * h_keep[t]) @ w_hh.t()
+        a = a if b_ih is None else a + b_ih
+        b = b if b_hh is None else b + b_hh
+        after = _step(cell, a, b, state)
+        here = torch.tensor([steps] * batch if lengths is None else lengths).unsqueeze(1) > t
+        state = [torch.where(here, new, old) for new, old in zip(after, state, strict=True)]
+        outputs[t] = state[0] * here
+    return torch.stack(outputs), *state
+
+
+def _step(cell: str, a: Tensor, b: Tensor, state: Sequence[Tensor]) -> list[Tensor]:
+    """torch's formulas, from both products with their biases."""
+    if cell == "LSTM":
+        i, f, g, o = (a + b).chunk(4, 1)
+        c = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
+        return [o.sigmoid() * c.tanh(), c]
+    if cell == "GRU":
+        (ar, az, an), (br, bz, bn) = a.chunk(3, 1), b.chunk(3, 1)
+        z = torch.sigmoid(az + bz)
+        n = torch.tanh(an + torch.sigmoid(ar + br) * bn)
+        return [(1 - z) * n + z * state[0]]
+    return [torch.tanh(a + b) if cell == "RNN_TANH" else torch.relu(a + b)]
+
+
 def lstm(
     x: Tensor,
     hx: tuple[Tensor, Tensor],

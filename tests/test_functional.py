@@ -10,6 +10,7 @@ from torch import Tensor
 
 import oracle
 from strop import functional
+from strop.functional.checks import check_mask
 from strop.ops import dispatch
 from strop.pattern import CASES, Mask, Pattern
 
@@ -174,7 +175,7 @@ def spy(monkeypatch, owner, *names: str) -> list[str]:
 def test_work_that_no_gradient_needs_is_skipped(backend, monkeypatch):
     plain = operands()
     drawn = masks("structured", plain)
-    called = spy(monkeypatch, backend.recurrence, "lstm_weight_grad")
+    called = spy(monkeypatch, backend.recurrence, "weight_grad")
     values = leaves(plain, backend.dtype, ("x", "h0"))
     gradients(run(values, **drawn), values, ("x", "h0"))
     assert not called
@@ -351,7 +352,7 @@ def test_masks_that_are_no_masks_are_refused():
         run(operands(), input_mask=torch.ones(3, 1, 4))  # type: ignore[arg-type]
     elsewhere = Pattern(0.5).draw(3, 4, 2, device="cpu")
     with pytest.raises(ValueError, match="mask must be on meta"):
-        functional.check_mask("mask", elsewhere, 3, 2, 4, torch.device("meta"))
+        check_mask("mask", elsewhere, 3, 2, 4, torch.device("meta"))
 
 
 def test_index_lists_out_of_range_are_refused(backend):

@@ -14,7 +14,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from strop.ops import dispatch
+from strop.ops import drawing
 
 #: batch extent and time extent of the cases I to IV; None spans the whole axis.
 CASES: dict[str, tuple[int | None, int | None]] = {
@@ -159,19 +159,15 @@ class Pattern:
     def _choose(
         self, rows: int, blocks: int, generator: torch.Generator | None, device: torch.device | str | None
     ) -> Tensor:
-        """``rows`` uniform choices of the kept blocks without replacement: int32 ``[rows, kept]``, sorted.
-
-        The blocks with the smallest random keys are kept.
-        """
+        """``rows`` uniform choices of the kept blocks without replacement: int32 ``[rows, kept]``, sorted."""
         kept = self.kept(blocks * self.block) // self.block
-        keys = torch.empty(rows, blocks, dtype=torch.int32, device=device).random_(generator=generator)
-        return dispatch.selection(keys.device).smallest(keys, kept)
+        return drawing.choose(rows, blocks, kept, generator, device)
 
     def _keep(
         self, rows: int, blocks: int, generator: torch.Generator | None, device: torch.device | str | None
     ) -> Tensor:
         """Independent draws: bool ``[rows, units]``, blocks True with probability 1 - p."""
-        keep = torch.rand(rows, blocks, generator=generator, device=device) >= self.p
+        keep = drawing.toss(rows, blocks, self.p, generator, device)
         return keep if self.block == 1 else keep.repeat_interleave(self.block, 1)
 
     def _spread(self, index: Tensor) -> Tensor:
@@ -184,14 +180,12 @@ class Pattern:
 
 def _index_lists(keep: Tensor) -> tuple[Tensor, Tensor]:
     """Index lists (padded with the number of columns) and counts of a bool ``[rows, columns]``."""
-    rows, columns = keep.shape
+    columns = keep.shape[1]
     count = keep.sum(1, dtype=torch.int32)
-    width = int(count.max())
-    index = torch.full((rows, width), columns, dtype=torch.int32, device=keep.device)
-    filled = torch.arange(width, dtype=torch.int32, device=keep.device) < count.unsqueeze(1)
-    positions = torch.arange(columns, dtype=torch.int32, device=keep.device).expand_as(keep)
-    index.masked_scatter_(filled, positions.masked_select(keep))
-    return index, count
+    positions = torch.arange(columns, dtype=torch.int32, device=keep.device)
+    index = torch.where(keep, positions, columns).sort(1).values
+    # torch.compile cannot know the longest: there all lists are filled up to the number of columns.
+    return index if torch.compiler.is_compiling() else index[:, : int(count.max())].contiguous(), count
 
 
 @dataclass(frozen=True, eq=False)

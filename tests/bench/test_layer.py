@@ -113,16 +113,16 @@ def test_refuses_while_wrong(
     real = dispatch.recurrence
 
     def weight_grad(*args):
-        dw_ih, dw_hh, db = real(args[0]).lstm_weight_grad(*args)
+        dw_ih, dw_hh, *biases = real(args[1]).weight_grad(*args)
         dw_hh[3, 2] += fault
-        return dw_ih, dw_hh, db
+        return dw_ih, dw_hh, *biases
 
     def broken(x):
         backend = real(x)
         if dispatch._forced is not None:
             return backend
-        names = ("lstm_forward", "lstm_backward")
-        return SimpleNamespace(lstm_weight_grad=weight_grad, **{n: getattr(backend, n) for n in names})
+        names = ("forward", "backward")
+        return SimpleNamespace(weight_grad=weight_grad, **{n: getattr(backend, n) for n in names})
 
     monkeypatch.setattr(dispatch, "recurrence", broken)
     out = tmp_path / "out.json"

@@ -55,19 +55,19 @@ def test_clock_adds_up_phases(monkeypatch: pytest.MonkeyPatch):
         unrelated = "kept"
 
         @staticmethod
-        def lstm_forward(value):
+        def forward(value):
             return value + 1
 
-        lstm_backward = lstm_weight_grad = lstm_forward
+        backward = weight_grad = forward
 
     clock = PhaseClock(torch.device("cpu"))
     timed = clock(Backend)
     assert timed.unrelated == "kept"
-    assert timed.lstm_forward(1) == 2
-    assert timed.lstm_forward(2) == 3
-    assert timed.lstm_backward(3) == 4
+    assert timed.forward(1) == 2
+    assert timed.forward(2) == 3
+    assert timed.backward(3) == 4
     assert clock.take() == {"fp": 2.0, "bp": 1.0}
-    assert timed.lstm_weight_grad(3) == 4
+    assert timed.weight_grad(3) == 4
     assert clock.take() == {"wg": 1.0}
     assert clock.take() == {}
 

@@ -12,25 +12,28 @@ from torch import Tensor
 import oracle
 import strop
 from native_calls import Call, results_of, run, well_formed
-from strop.ops import native
+from strop.ops import cells, native, native_recurrence
 from strop.ops.products import Keep
+from strop.ops.recurrence import Layer
 from strop.pattern import Mask, Pattern
 
 pytestmark = pytest.mark.skipif(native.missing is not None, reason=f"not built: {native.missing}")
 
-LSTM_OPS = ("lstm_forward", "lstm_backward", "lstm_weight_grad")
+RECURRENCE_OPS = ("recurrence_forward", "recurrence_backward", "recurrence_weight_grad")
 LINEAR_OPS = ("linear_forward", "linear_input_grad", "linear_weight_grad")
 # Sizes that 2, 3 and 5 threads do not divide: steps, batch, panels, kept columns.
 CALLS = [
-    *(Call(op, 7, 21, 67, 131, "half", "half") for op in LSTM_OPS),
-    *(Call(op, 4, 5, 1537, 17, "ragged", "ragged") for op in LSTM_OPS),
-    *(Call(op, 3, 13, 33, 200, "none", "element mask") for op in LSTM_OPS),
-    *(Call(op, 1, 2, 9, 3, "one", "one") for op in LSTM_OPS),
+    *(Call(op, 7, 21, 67, 131, "half", "half", cell=cell) for op in RECURRENCE_OPS for cell in range(4)),
+    *(Call(op, 7, 21, 67, 131, "half", "half", cell=1, reverse=True, packed=True) for op in RECURRENCE_OPS),
+    *(Call(op, 4, 5, 1537, 17, "ragged", "ragged") for op in RECURRENCE_OPS),
+    *(Call(op, 3, 13, 33, 200, "none", "element mask") for op in RECURRENCE_OPS),
+    *(Call(op, 1, 2, 9, 3, "one", "one") for op in RECURRENCE_OPS),
     *(Call(op, 7, 21, 67, 195, lists) for op in LINEAR_OPS for lists in ("none", "half", "ragged")),
     *(Call(op, 2, 3, 3001, 130, "half") for op in LINEAR_OPS),
-    Call("lstm_eval", 7, 21, 67, 131, layers=2),
-    Call("lstm_eval", 300, 1, 67, 131, layers=3),
-    Call("lstm_eval", 1, 1, 67, 131, layers=2),
+    *(Call("recurrence_eval", 7, 21, 67, 131, layers=2, cell=cell) for cell in range(4)),
+    Call("recurrence_eval", 300, 1, 67, 131, layers=3),
+    Call("recurrence_eval", 300, 1, 67, 131, layers=2, cell=1, reverse=True),
+    Call("recurrence_eval", 1, 1, 67, 131, layers=2),
 ]
 
 
@@ -42,14 +45,15 @@ def _threads() -> Iterator[None]:
 
 
 def results(call: Call, threads: int) -> dict[str, Tensor]:
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)  # torch's own functions may depend on it
     arguments = well_formed(call)
+    torch.set_num_threads(threads)
     run(call.op, arguments)
-    return {name: arguments[name] for name in results_of(call.op)}
+    return {name: arguments[name] for name in results_of(call.op) if arguments[name] is not None}
 
 
 @pytest.mark.parametrize(
-    "call", CALLS, ids=lambda c: f"{c.op}-{c.steps}x{c.batch}x{c.inputs}x{c.units}-{c.lists}"
+    "call", CALLS, ids=lambda c: f"{c.op}-{c.cell}-{c.steps}x{c.batch}x{c.inputs}x{c.units}-{c.lists}"
 )
 def test_results_do_not_depend_on_the_number_of_threads(call):
     one = results(call, 1)
@@ -62,7 +66,7 @@ def test_results_do_not_depend_on_the_number_of_threads(call):
 @pytest.mark.parametrize(("threads", "elsewhere"), [(5, 1), (1, 5), (2, 3)])
 def test_another_thread_may_change_the_number_of_threads(threads, elsewhere):
     """The number is each thread's own, and a worker that starts later takes the last one that was set."""
-    call = Call("lstm_backward", 3, 7, 5, 130, "half", "half")
+    call = Call("recurrence_backward", 3, 7, 5, 130, "half", "half")
     one = results(call, 1)
     torch.set_num_threads(threads)
     other = threading.Thread(target=torch.set_num_threads, args=(elsewhere,))
@@ -156,13 +160,14 @@ def test_lstm_is_as_accurate_as_pytorch_at_size(shape, p):
         found = {"y": y, "h": h[0], "c": c[0]} | {f"d{n}": g for n, g in zip(names, grads, strict=True)}
         return {name: value.detach().double() for name, value in found.items()}
 
-    lists = (*map(keep, masks), None)
-    y, c, saved = native.lstm_forward(x, h0, c0, *layer, *lists)
-    dgates, dx, dh0, dc0 = native.lstm_backward(*upstream, x, y, h0, c0, w_ih, w_hh, saved, *lists, True)
-    dw_ih, dw_hh, db = native.lstm_weight_grad(x, y, h0, dgates, *lists)
-    assert dx is not None
-    found = {"y": y, "h": y[-1], "c": c, "dx": dx, "dh0": dh0, "dc0": dc0}
-    found |= {"dw_ih": dw_ih, "dw_hh": dw_hh, "db_ih": db, "db_hh": db}
+    lists, what = (*map(keep, masks), None), Layer(cells.LSTM)
+    y, h, c, saved = native_recurrence.forward(what, x, h0, c0, *layer, *lists)
+    dgates, dx, dh0, dc0 = native_recurrence.backward(
+        what, *upstream, x, y, h0, c0, w_ih, w_hh, saved, *lists, True
+    )
+    dw_ih, dw_hh, db_ih, db_hh = native_recurrence.weight_grad(what, x, y, h0, dgates, *lists)
+    found = {"y": y, "h": h, "c": c, "dx": dx, "dh0": dh0, "dc0": dc0}
+    found |= {"dw_ih": dw_ih, "dw_hh": dw_hh, "db_ih": db_ih, "db_hh": db_hh}
     truth, torchs = by_autograd(torch.float64), by_autograd(torch.float32)
     for name, value in truth.items():
         ours = (found[name].double() - value).norm()

@@ -126,6 +126,7 @@ INTEGERS = SHAPES | {
     "other dtype": lambda t, at: t.to((torch.int64, torch.int16, torch.float32, torch.bool)[at % 4]),
 }
 SCALES = {str(s): s for s in (math.nan, math.inf, -math.inf, 1e300, 3.5e38, -2.0, 0.0, 1e-300, 3, None, "1")}
+NUMBERS = {"-1": -1, "4": 4, "0": 0, "1": 1, "2": 2, "3": 3, "none": None, "large": 2**62}
 WEIGHTS: dict[str, Callable[[list[Tensor], int], Any]] = {
     "empty": lambda w, at: [],
     "one fewer": lambda w, at: w[:-1],
@@ -146,7 +147,11 @@ WEIGHTS: dict[str, Callable[[list[Tensor], int], Any]] = {
 def attacks_on(name: str, value: Any) -> list[str]:
     """What can be done to an argument."""
     if isinstance(value, Tensor):
-        return [*(FLOATS if value.is_floating_point() else INTEGERS), "alias"]
+        # A result is float32: nothing of another size fits over it.
+        alias = ["alias"] if value.element_size() == 4 else []
+        return [*(FLOATS if value.is_floating_point() else INTEGERS), *alias]
+    if name == "cell":
+        return list(NUMBERS)
     if name.endswith("scale"):
         return list(SCALES)
     return list(WEIGHTS) if isinstance(value, list) else ["flip"] if isinstance(value, bool) else []
@@ -159,6 +164,8 @@ def attack(op: str, arguments: Arguments, name: str, how: str, at: int) -> bool:
         arguments[name] = not value
     elif name.endswith("scale"):
         arguments[name] = SCALES[how]
+    elif name == "cell":
+        arguments[name] = NUMBERS[how]
     elif isinstance(value, list):
         arguments[name] = WEIGHTS[how](value, at)
     elif how == "alias":
@@ -238,6 +245,9 @@ def calls(draw: st.DrawFn, op: str) -> Call:
         optional=draw(st.booleans()),
         layers=draw(st.integers(1, 3)),
         seed=draw(st.integers(0, 9)),
+        cell=draw(st.integers(0, 3)),
+        reverse=draw(st.booleans()),
+        packed=draw(st.booleans()),
     )
 
 

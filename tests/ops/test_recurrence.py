@@ -1,14 +1,18 @@
-"""The recurrence against a masked dense LSTM in plain autograd, on every backend."""
+"""The recurrence of every cell against its formulas in plain autograd, on every backend."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import Tensor
 
 import oracle
-from strop.ops import cells, recurrence
+from strop.ops import recurrence
+from strop.ops.cells import CELLS, LSTM
 from strop.ops.products import Keep
+from strop.ops.recurrence import Layer
 from strop.pattern import CASES, Mask, Pattern
 
 # T, B, I, H
@@ -23,6 +27,8 @@ SHAPES = [
     (6, 2, 65, 16),
 ]
 DIRECTIONS = {"NR": (True, False), "RH": (False, True), "NR+RH": (True, True)}
+SPECS = [f"{name} {kind}" for name in CASES for kind in ("exact", "bernoulli")] + ["none", "all"]
+UPSTREAM = ("dy", "dh", "dc")
 
 
 def hand_made(kind: str, steps: int, batch: int, units: int) -> Mask:
@@ -49,84 +55,121 @@ def masks_for(
     return one(features) if on_input else None, one(hidden) if on_hidden else None
 
 
-def operands(shape: tuple[int, int, int, int], bias: bool = True) -> dict[str, Tensor | None]:
-    """Random operands and upstream gradients, all nonzero at once."""
-    steps, batch, features, hidden = shape
-    generator = torch.Generator().manual_seed(5)
+@dataclass(frozen=True)
+class Case:
+    """A layer on random operands, and which of the upstream gradients are given."""
 
-    def normal(*size: int) -> Tensor:
-        return torch.randn(*size, generator=generator)
+    shape: tuple[int, int, int, int]
+    cell: str = "LSTM"
+    reverse: bool = False
+    packed: bool = False
+    bias: bool = True
+    given: tuple[str, ...] = UPSTREAM
 
-    return {
-        "x": normal(steps, batch, features),
-        "h0": normal(batch, hidden),
-        "c0": normal(batch, hidden),
-        "w_ih": normal(4 * hidden, features) / features**0.5,
-        "w_hh": normal(4 * hidden, hidden) / hidden**0.5,
-        "b_ih": normal(4 * hidden) if bias else None,
-        "b_hh": normal(4 * hidden) if bias else None,
-        "dy": normal(steps, batch, hidden),
-        "dh": normal(batch, hidden),
-        "dc": normal(batch, hidden),
-    }
+    @property
+    def lengths(self) -> list[int] | None:
+        """Steps of each row, longest first."""
+        steps, batch, *_ = self.shape
+        if not self.packed:
+            return None
+        generator = torch.Generator().manual_seed(3)
+        lengths = torch.randint(1, steps + 1, (batch,), generator=generator).sort(descending=True).values
+        return [steps, *lengths.tolist()[1:]]
+
+    @property
+    def layer(self) -> Layer:
+        lengths, steps = self.lengths, range(self.shape[0])
+        sizes = None if lengths is None else torch.tensor([sum(n > t for n in lengths) for t in steps])
+        return Layer(CELLS[self.cell], self.reverse, sizes)
+
+    def pack(self, sequence: Tensor) -> Tensor:
+        """``[T, B, K]`` as the ops take it: the rows that exist, ``[N, K]``, if packed."""
+        if self.lengths is None:
+            return sequence
+        return torch.cat([sequence[t, : sum(n > t for n in self.lengths)] for t in range(len(sequence))])
+
+    def operands(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Random operands and upstream gradients, all nonzero at once."""
+        steps, batch, features, hidden = self.shape
+        generator = torch.Generator().manual_seed(5)
+        gates = CELLS[self.cell].gates * hidden
+        sizes = {
+            "x": (steps, batch, features),
+            "h0": (batch, hidden),
+            "c0": (batch, hidden),
+            "w_ih": (gates, features),
+            "w_hh": (gates, hidden),
+            "b_ih": (gates,),
+            "b_hh": (gates,),
+            "dy": (steps, batch, hidden),
+            "dh": (batch, hidden),
+            "dc": (batch, hidden),
+        }
+        values = {name: torch.randn(size, generator=generator) for name, size in sizes.items()}
+        values["w_ih"] /= features**0.5
+        values["w_hh"] /= hidden**0.5
+        absent = {name for name in UPSTREAM if name not in self.given}
+        absent |= set() if CELLS[self.cell].has_c else {"c0", "dc"}
+        absent |= set() if self.bias else {"b_ih", "b_hh"}
+        return {name: value.to(dtype) for name, value in values.items() if name not in absent}
 
 
-def to(values: dict[str, Tensor | None], dtype: torch.dtype) -> dict[str, Tensor | None]:
-    return {name: None if value is None else value.to(dtype) for name, value in values.items()}
-
-
-def by_autograd(values, dtype, input_mask, recurrent_mask) -> dict[str, Tensor]:
+def by_autograd(case: Case, dtype, input_mask, recurrent_mask) -> dict[str, Tensor]:
     """Outputs, final states and all gradients of the oracle."""
-    v = to(values, dtype)
-    names = [name for name in ("x", "h0", "c0", "w_ih", "w_hh", "b_ih", "b_hh") if v[name] is not None]
+    v = case.operands(dtype)
+    names = [name for name in ("x", "h0", "c0", "w_ih", "w_hh", "b_ih", "b_hh") if name in v]
     for name in names:
         v[name].requires_grad_()
-    layer = (v["w_ih"], v["w_hh"], v["b_ih"], v["b_hh"])
-    hx = (v["h0"].unsqueeze(0), v["c0"].unsqueeze(0))
-    y, h, c = oracle.lstm(v["x"], hx, [layer], [input_mask], [recurrent_mask])
-    loss = [(y, v["dy"]), (h[0], v["dh"]), (c[0], v["dc"])]
-    used = [(output, grad) for output, grad in loss if grad is not None]
-    grads = torch.autograd.grad([o for o, _ in used], [v[n] for n in names], [g for _, g in used])
-    results = {"y": y, "h": h[0], "c": c[0]} | {f"d{n}": g for n, g in zip(names, grads, strict=True)}
-    return {name: value.detach() for name, value in results.items()}
+    hx = [v[name] for name in ("h0", "c0") if name in v]
+    weights = [v.get(name) for name in ("w_ih", "w_hh", "b_ih", "b_hh")]
+    found = oracle.layer(
+        case.cell, v["x"], hx, weights, input_mask, recurrent_mask, reverse=case.reverse, lengths=case.lengths
+    )
+    outputs = dict(zip(("y", "h", "c"), found, strict=False))
+    used = [name for name in outputs if f"d{name}" in v]
+    grads = torch.autograd.grad(
+        [outputs[name] for name in used], [v[name] for name in names], [v[f"d{name}"] for name in used]
+    )
+    results = outputs | {f"d{name}": grad for name, grad in zip(names, grads, strict=True)}
+    return {n: (case.pack(r) if n in ("y", "dx") else r).detach() for n, r in results.items()}
 
 
-def by_ops(ops, dtype, values, input_mask, recurrent_mask) -> dict[str, Tensor]:
+def keep_of(mask: Mask | None) -> Keep | None:
+    return None if mask is None or mask.index is None else Keep(mask.index, mask.count, mask.scale)
+
+
+def by_ops(ops, case: Case, dtype, input_mask, recurrent_mask) -> dict[str, Tensor]:
     """The same by a backend's three functions, called as autograd does."""
-    v = to(values, dtype)
-    x, x_mask = v["x"], None
+    v, layer = case.operands(dtype), case.layer
+    x, factors = case.pack(v["x"]), None
     if input_mask is not None and input_mask.keep is not None:
-        x_mask = input_mask.dense(dtype)
-        x = x * x_mask
-
-    def keep(mask: Mask | None) -> Keep | None:
-        return None if mask is None or mask.index is None else Keep(mask.index, mask.count, mask.scale)
-
+        factors = case.pack(input_mask.dense(dtype).expand_as(v["x"]))
+        x = x * factors
     multiplier = None
     if recurrent_mask is not None and recurrent_mask.keep is not None:
         multiplier = recurrent_mask.multiplier(dtype)
-    masks = (keep(input_mask), keep(recurrent_mask), multiplier)
-    weights = (v["w_ih"], v["w_hh"])
-    y, c, saved = ops.lstm_forward(x, v["h0"], v["c0"], *weights, v["b_ih"], v["b_hh"], *masks)
-    dgates, dx, dh0, dc0 = ops.lstm_backward(
-        v["dy"], v["dh"], v["dc"], x, y, v["h0"], v["c0"], *weights, saved, *masks, True
+    masks = (keep_of(input_mask), keep_of(recurrent_mask), multiplier)
+    h0, c0, w_ih, w_hh = v["h0"], v.get("c0"), v["w_ih"], v["w_hh"]
+    y, h, c, saved = ops.forward(layer, x, h0, c0, w_ih, w_hh, v.get("b_ih"), v.get("b_hh"), *masks)
+    dy = None if "dy" not in v else case.pack(v["dy"])
+    dgates, dx, dh0, dc0 = ops.backward(
+        layer, dy, v.get("dh"), v.get("dc"), x, y, h0, c0, w_ih, w_hh, saved, *masks, True
     )
-    dw_ih, dw_hh, db = ops.lstm_weight_grad(x, y, v["h0"], dgates, *masks)
-    results = {"y": y, "h": y[-1], "c": c, "dx": dx if x_mask is None else dx * x_mask}
+    dw_ih, dw_hh, db_ih, db_hh = ops.weight_grad(layer, x, y, h0, dgates, *masks)
+    results = {"y": y, "h": h, "c": c, "dx": dx if factors is None else dx * factors}
     results |= {"dh0": dh0, "dc0": dc0, "dw_ih": dw_ih, "dw_hh": dw_hh}
-    return results | ({} if v["b_ih"] is None else {"db_ih": db, "db_hh": db})
+    results |= {"db_ih": db_ih, "db_hh": db_hh} if case.bias else {}
+    return {name: value for name, value in results.items() if value is not None}
 
 
-def check(backend, values, input_mask, recurrent_mask) -> None:
+def check(backend, case: Case, input_mask: Mask | None = None, recurrent_mask: Mask | None = None) -> None:
+    masks = (input_mask, recurrent_mask)
     oracle.check(
         backend,
-        by_ops(backend.recurrence, backend.dtype, values, input_mask, recurrent_mask),
-        lambda dtype: by_autograd(values, dtype, input_mask, recurrent_mask),
-        lambda dtype: by_ops(recurrence, dtype, values, input_mask, recurrent_mask),
+        by_ops(backend.recurrence, case, backend.dtype, *masks),
+        lambda dtype: by_autograd(case, dtype, *masks),
+        lambda dtype: by_ops(recurrence, case, dtype, *masks),
     )
-
-
-SPECS = [f"{name} {kind}" for name in CASES for kind in ("exact", "bernoulli")] + ["none", "all"]
 
 
 @pytest.mark.usefixtures("poison")
@@ -134,42 +177,56 @@ SPECS = [f"{name} {kind}" for name in CASES for kind in ("exact", "bernoulli")] 
 @pytest.mark.parametrize("spec", SPECS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_equals_a_masked_dense_lstm(backend, shape, spec, directions):
-    masks = masks_for(spec, directions, shape)
-    values = operands(shape)
-    check(backend, values, *masks)
+    check(backend, Case(shape), *masks_for(spec, directions, shape))
 
 
 @pytest.mark.usefixtures("poison")
+@pytest.mark.parametrize("spec", ["structured exact", "fixed bernoulli", "random bernoulli", "none"])
+@pytest.mark.parametrize("packed", [False, True], ids=["", "packed"])
+@pytest.mark.parametrize("reverse", [False, True], ids=["", "reverse"])
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (4, 7, 5, 17), (3, 5, 9, 70)], ids=str)
+def test_equals_every_masked_dense_cell(backend, shape, cell, reverse, packed, spec):
+    check(backend, Case(shape, cell, reverse, packed), *masks_for(spec, "NR+RH", shape))
+
+
+@pytest.mark.usefixtures("poison")
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_equals_a_dense_lstm_when_nothing_is_dropped(backend, shape):
-    values = operands(shape)
-    check(backend, values, None, None)
+def test_equals_a_dense_cell_when_nothing_is_dropped(backend, shape, cell):
+    check(backend, Case(shape, cell))
 
 
 @pytest.mark.usefixtures("poison")
-def test_without_bias(backend):
+@pytest.mark.parametrize("cell", CELLS)
+def test_without_bias(backend, cell):
     shape = (4, 3, 7, 17)
-    masks = masks_for("structured exact", "NR+RH", shape)
-    values = operands(shape, bias=False)
-    check(backend, values, *masks)
+    check(backend, Case(shape, cell, bias=False), *masks_for("structured exact", "NR+RH", shape))
 
 
 @pytest.mark.usefixtures("poison")
 @pytest.mark.parametrize("given", [("dy",), ("dh",), ("dc",), ("dy", "dh"), ("dh", "dc")], ids=str)
 def test_missing_upstream_gradients_are_zero(backend, given):
     shape = (4, 3, 7, 17)
-    masks = masks_for("structured bernoulli", "NR+RH", shape)
-    values = operands(shape) | {name: None for name in ("dy", "dh", "dc") if name not in given}
-    check(backend, values, *masks)
+    check(backend, Case(shape, given=given), *masks_for("structured bernoulli", "NR+RH", shape))
+
+
+@pytest.mark.usefixtures("poison")
+@pytest.mark.parametrize("given", [("dy",), ("dh",)], ids=str)
+@pytest.mark.parametrize("cell", ["GRU", "RNN_TANH", "RNN_RELU"])
+def test_missing_upstream_gradients_are_zero_for_cells_of_h_alone(backend, cell, given):
+    shape = (4, 3, 7, 17)
+    case = Case(shape, cell, packed=True, given=given)
+    check(backend, case, *masks_for("structured bernoulli", "NR+RH", shape))
 
 
 def test_dx_is_skipped_when_it_is_not_needed(backend):
-    shape = (2, 3, 5, 6)
-    v = to(operands(shape), backend.dtype)
+    case = Case((2, 3, 5, 6))
+    v, layer = case.operands(backend.dtype), case.layer
     head = (v["x"], v["h0"], v["c0"], v["w_ih"], v["w_hh"])
-    y, _, saved = backend.recurrence.lstm_forward(*head, v["b_ih"], v["b_hh"], None, None, None)
-    _, dx, *_ = backend.recurrence.lstm_backward(
-        v["dy"], None, None, v["x"], y, *head[1:], saved, None, None, None, False
+    y, *_, saved = backend.recurrence.forward(layer, *head, v["b_ih"], v["b_hh"], None, None, None)
+    _, dx, *_ = backend.recurrence.backward(
+        layer, v["dy"], None, None, v["x"], y, *head[1:], saved, None, None, None, False
     )
     assert dx is None
 
@@ -177,41 +234,46 @@ def test_dx_is_skipped_when_it_is_not_needed(backend):
 def test_a_sequence_in_two_pieces_is_the_sequence(backend):
     """Truncated training feeds h and c on; masks at t drop h[t-1], so the piece's own masks start at h0."""
     shape = (7, 3, 5, 9)
-    input_mask, recurrent_mask = masks_for("structured exact", "NR+RH", shape)
-    assert input_mask is not None
-    assert recurrent_mask is not None
-    assert input_mask.index is not None
-    assert recurrent_mask.index is not None
-    v = to(operands(shape), backend.dtype)
+    drawn = masks_for("structured exact", "NR+RH", shape)
+    v = Case(shape).operands(backend.dtype)
     tail = (v["w_ih"], v["w_hh"], v["b_ih"], v["b_hh"])
 
-    def run(x, h, c, steps):
-        assert input_mask.index is not None
-        assert recurrent_mask.index is not None
-        keeps = [Keep(m.index[steps].contiguous(), None, m.scale) for m in (input_mask, recurrent_mask)]
-        return backend.recurrence.lstm_forward(x[steps].contiguous(), h, c, *tail, *keeps, None)
+    def run(h, c, steps):
+        keeps = [Keep(m.index[steps].contiguous(), None, m.scale) for m in drawn]
+        x = v["x"][steps].contiguous()
+        return backend.recurrence.forward(Layer(LSTM), x, h, c, *tail, *keeps, None)
 
-    whole, c_whole, _ = run(v["x"], v["h0"], v["c0"], slice(0, 7))
-    first, c, _ = run(v["x"], v["h0"], v["c0"], slice(0, 3))
-    second, c, _ = run(v["x"], first[-1].contiguous(), c, slice(3, 7))
+    whole, _, c_whole, _ = run(v["h0"], v["c0"], slice(0, 7))
+    first, h, c, _ = run(v["h0"], v["c0"], slice(0, 3))
+    second, _, c, _ = run(h, c, slice(3, 7))
     torch.testing.assert_close(torch.cat((first, second)), whole)
     torch.testing.assert_close(c, c_whole)
 
 
-def test_cell_backward_is_the_derivative_of_the_cell():
-    gates = torch.randn(3, 20, dtype=torch.float64, requires_grad=True)
-    c_before = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
-    dh, dc = torch.randn(3, 5, dtype=torch.float64), torch.randn(3, 5, dtype=torch.float64)
-    active, h, c = cells.lstm(gates, c_before)
-    expected = torch.autograd.grad((h, c), (gates, c_before), (dh, dc))
-    actual = cells.lstm_backward(dh, dc, active.detach(), c.detach(), c_before.detach())
-    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+@pytest.mark.parametrize("name", CELLS)
+def test_the_backward_of_a_cell_is_its_derivative(name):
+    cell = CELLS[name]
+    of_input, of_hidden = torch.randn(2, 3, cell.gates * 5, dtype=torch.float64).requires_grad_().unbind()
+    h, c, dh, dc = torch.randn(4, 3, 5, dtype=torch.float64).requires_grad_().unbind()
+    states = (h, c) if cell.has_c else (h,)
+    saved, h_after, c_after = cell.forward(of_input, of_hidden, h, c if cell.has_c else None)
+    outputs, upstream = ((h_after, c_after), (dh, dc)) if cell.has_c else ((h_after,), (dh,))
+    expected = torch.autograd.grad(outputs, (of_input, of_hidden, *states), upstream, allow_unused=True)
+    actual = cell.backward(
+        dh, dc if cell.has_c else None, tuple(each.detach() for each in saved), h, c if cell.has_c else None
+    )
+    for ours, theirs in zip(actual, expected, strict=False):
+        theirs = None if theirs is None else theirs.detach()
+        if ours is None or theirs is None:
+            assert ours is theirs
+        else:
+            torch.testing.assert_close(ours.detach(), theirs, rtol=1e-12, atol=1e-12)
 
 
 def test_both_kinds_of_recurrent_masks_at_once_are_refused():
-    shape = (2, 3, 5, 6)
-    v = to(operands(shape), torch.float64)
+    case = Case((2, 3, 5, 6))
+    v = case.operands(torch.float64)
     keep = Keep(torch.zeros(2, 1, dtype=torch.int32), None, 1.0)
     head = (v["x"], v["h0"], v["c0"], v["w_ih"], v["w_hh"], None, None, None)
     with pytest.raises(ValueError, match="only one of recurrent_keep and recurrent_mask"):
-        recurrence.lstm_forward(*head, keep, torch.ones(1, 3, 6, dtype=torch.float64))
+        recurrence.forward(case.layer, *head, keep, torch.ones(1, 3, 6, dtype=torch.float64))

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from strop.functional import compiled
 from strop.functional.autograd import once, without_autocast
-from strop.functional.checks import check_input, check_mask, check_operand, keep_of
+from strop.functional.checks import check_input, check_mask, check_operand
 from strop.ops import dispatch
 from strop.ops.products import Keep
 from strop.pattern import Mask
@@ -66,4 +67,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, mask: Mask | N
             x = x.to(weight.dtype)
         check_operand("weight", weight, (weight.shape[0], features), x)
         check_operand("bias", bias, (weight.shape[0],), x)
-        return _Linear.apply(x, weight, bias, keep_of(mask))
+        keep = Keep(mask.index, mask.count, mask.scale)
+        if torch.compiler.is_compiling():
+            return compiled.linear_forward(x, weight, bias, *keep)
+        return _Linear.apply(x, weight, bias, keep)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from strop.functional import compiled
 from strop.functional.autograd import once, without_autocast
 from strop.functional.checks import check_input, check_mask, check_operand, keep_of
 from strop.ops import cells, dispatch
@@ -15,6 +16,8 @@ from strop.ops.cells import Cell
 from strop.ops.products import Keep
 from strop.ops.recurrence import Layer, Rows
 from strop.pattern import Mask
+
+_NO_LISTS = (None, None, 1.0)
 
 States = tuple[Tensor, ...]
 """h, and c if the cell has one."""
@@ -107,6 +110,22 @@ def _check_batch_sizes(batch_sizes: Tensor, rows: int) -> None:
         )
 
 
+def _run(
+    layer: Layer,
+    operands: tuple[Tensor | None, ...],
+    input_keep: Keep | None,
+    recurrent_keep: Keep | None,
+    recurrent_mask: Tensor | None,
+) -> tuple[Tensor, ...]:
+    if not torch.compiler.is_compiling():
+        return _Recurrence.apply(layer, *operands, input_keep, recurrent_keep, recurrent_mask)
+    lists = (*(input_keep or _NO_LISTS), *(recurrent_keep or _NO_LISTS))
+    found = compiled.recurrence_forward(
+        layer.cell.name, layer.reverse, layer.batch_sizes, *operands, *lists, recurrent_mask
+    )
+    return found[: 3 if layer.cell.has_c else 2]
+
+
 def recurrence(
     cell: Cell,
     x: Tensor,
@@ -155,19 +174,7 @@ def recurrence(
         recurrent_keep = keep_of(recurrent_mask)
         if states is None and multiplier is None:
             recurrent_keep = _from_second_turn(recurrent_keep, steps, hidden, reverse, x.device)
-        y, *last = _Recurrence.apply(
-            layer,
-            x,
-            h0,
-            c0,
-            weight_ih,
-            weight_hh,
-            bias_ih,
-            bias_hh,
-            keep_of(input_mask),
-            recurrent_keep,
-            multiplier,
-        )
+        y, *last = _run(layer, (x, h0, c0, *weights), keep_of(input_mask), recurrent_keep, multiplier)
     return y, tuple(last)
 
 

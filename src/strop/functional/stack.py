@@ -78,19 +78,15 @@ def dense_stack(
 ) -> tuple[Tensor, States]:
     """``stack`` with nothing dropped, by the fastest way there is; each direction has ``each`` weights.
 
-    Tracing, exporting, autocast and projections see torch's own operator.
+    Exporting, autocast, projections and evaluation under ``torch.compile`` see torch's own operator.
     """
     autocast = torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
-    projected = each % 2 == 1
-    if (
-        autocast
-        or projected
-        or torch.compiler.is_compiling()
-        or not x.numel()
-        or dispatch.select(x) != "native"
-    ):
-        return _torch_stack(cell, x, states, flat, each, bidirectional, batch_sizes)
     needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *(states or ()), *flat))
+    # torch.compile cannot differentiate torch's own operator on a CPU (as of 2.13).
+    traced = torch.compiler.is_exporting() or torch.jit.is_tracing()
+    traced = traced or (torch.compiler.is_compiling() and not needs_grad)
+    if autocast or traced or each % 2 == 1 or not x.numel() or dispatch.select(x) != "native":
+        return _torch_stack(cell, x, states, flat, each, bidirectional, batch_sizes)
     if batch_sizes is None and not needs_grad:
         h, c = (*(states or _zeros(cell, x, x.shape[1], flat, each)), None)[:2]
         y, h, c = dispatch.recurrence(x).evaluate(cell, x, h, c, flat, each == 4, bidirectional)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+import torch
 from torch import Tensor
 
 from strop.functional.checks import check_mask
@@ -74,9 +75,14 @@ def check_block(pattern: Pattern, p: float, name: str, units: int) -> None:
         )
 
 
-@lru_cache
 def with_probability(pattern: Pattern, p: float) -> Pattern:
-    """The pattern with another p; the same object for the same arguments."""
+    """The pattern with another p."""
+    # Making one takes as long as drawing a small mask; torch.compile cannot look into a cache.
+    return replace(pattern, p=p) if torch.compiler.is_compiling() else _with_probability(pattern, p)
+
+
+@lru_cache
+def _with_probability(pattern: Pattern, p: float) -> Pattern:
     return replace(pattern, p=p)
 
 

@@ -69,8 +69,8 @@ def lists(keep: Keep | None) -> tuple[Tensor | None, Tensor | None, float]:
 
 
 def empty(like: Tensor, *shape: int) -> Tensor:
-    """Memory for a result."""
-    return memory.empty(shape, like.dtype)
+    """Memory for a result; only a shape while torch traces."""
+    return memory.empty(shape, like.dtype) if type(like) is Tensor else like.new_empty(shape)
 
 
 def contiguous(tensor: Tensor | None) -> Tensor | None:

@@ -14,10 +14,15 @@ _NUMBERS = {name: number for number, name in enumerate(("LSTM", "GRU", "RNN_TANH
 _PANEL, _GROUP = 64, 16  # columns of a panel of gates, and units that a gate has side by side
 
 
-def _of_gates(like: Tensor, rows: int, gates: int, hidden: int) -> Tensor:
-    """Gates of all rows, for each step in panels ``[panels, rows of the step, 64]``."""
-    groups = gates * -(-hidden // _GROUP)
-    return empty(like, rows, -(-groups // (_PANEL // _GROUP)) * _PANEL)
+def saved_like(layer: Layer, x: Tensor, hidden_size: int) -> tuple[Tensor, ...]:
+    """Empty tensors like those that ``forward`` saves for x.
+
+    The gates after their nonlinearities, for each step in panels ``[panels, rows of the step, 64]``, and
+    all c of an LSTM or what the reset gate of a GRU acts on.
+    """
+    groups = layer.cell.gates * -(-hidden_size // _GROUP)
+    gates = empty(x, x.shape[:-1].numel(), -(-groups // (_PANEL // _GROUP)) * _PANEL)
+    return (gates,) if layer.cell.gates == 1 else (gates, empty(x, *x.shape[:-1], hidden_size))
 
 
 def _rows(sequence: Tensor) -> Tensor:
@@ -54,15 +59,11 @@ def forward(
     recurrent_keep: Keep | None,
     recurrent_mask: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor | None, tuple[Tensor, ...]]:
-    """FP over the sequence: see ``recurrence.forward``.
-
-    What is saved are the gates after their nonlinearities, in panels, and, ``[N, H]``, all c of an LSTM or
-    what the reset gate of a GRU acts on.
-    """
+    """FP over the sequence: see ``recurrence.forward``, and ``saved_like``."""
     rows, hidden, cell = _rows(x), h0.shape[1], layer.cell
     y = empty(x, *x.shape[:-1], hidden)
-    states = empty(x, *y.shape) if cell.gates > 1 else None
-    gates = _of_gates(x, len(rows), cell.gates, hidden)
+    saved = saved_like(layer, x, hidden)
+    gates, states = saved if len(saved) == 2 else (*saved, None)
     torch.ops.strop.recurrence_forward(
         *_what(layer),
         rows,
@@ -80,7 +81,7 @@ def forward(
         None if states is None else states.flatten(0, -2),
     )
     c = _last(layer, states) if cell.has_c and states is not None else None
-    return y, _last(layer, y), c, (gates,) if states is None else (gates, states)
+    return y, _last(layer, y), c, saved
 
 
 def backward(

@@ -95,6 +95,13 @@ class _Drop:
         return x if self._mask is None else x * self._mask[rows]
 
 
+def saved_like(layer: Layer, x: Tensor, hidden_size: int) -> tuple[Tensor, ...]:
+    """Empty tensors like those that ``forward`` saves for x."""
+    rows = x.shape[:-1].numel()
+    gates = x.new_empty(rows, layer.cell.gates * hidden_size)
+    return (gates,) if layer.cell.gates == 1 else (gates, x.new_empty(rows, hidden_size))
+
+
 def forward(
     layer: Layer,
     x: Tensor,
@@ -117,7 +124,8 @@ def forward(
     drop_x = _Drop(input_keep, None, rows, x.shape[-1])
     drop_h = _Drop(recurrent_keep, recurrent_mask, rows, h0.shape[1])
     of_input = linear(drop_x(x.reshape(len(rows), -1)), w_ih, b_ih)
-    y = x.new_empty(len(rows), h0.shape[1])
+    sequence = x.new_empty(*x.shape[:-1], h0.shape[1])
+    y = sequence.view(len(rows), -1)
     saved: list[tuple[Tensor, ...]] = [()] * len(rows.turns)
     # The states of all rows; those of a packed sequence that have ended, or not begun, keep theirs.
     h, c = h0, c0
@@ -128,7 +136,7 @@ def forward(
         saved[step], y[at], c_step = layer.cell.forward(of_input[at], of_hidden, h[:count], before)
         h = torch.cat((y[at], h[count:]))
         c = None if c is None or c_step is None else torch.cat((c_step, c[count:]))
-    return y.view(*x.shape[:-1], -1), h, c, tuple(torch.cat(each) for each in zip(*saved, strict=True))
+    return sequence, h, c, tuple(torch.cat(each) for each in zip(*saved, strict=True))
 
 
 def backward(

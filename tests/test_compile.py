@@ -1,0 +1,141 @@
+"""torch.compile: one graph, the same numbers, the same masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import strop
+from strop.functional import compiled
+from strop.ops import dispatch
+from strop.pattern import CASES, Pattern
+
+DROPS = {"dropout": 0.5, "input_dropout": 0.5, "recurrent_dropout": 0.5}
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> None:
+    torch._dynamo.reset()
+
+
+def check(step: Callable[..., Tensor], parameters: list[nn.Parameter], *inputs: Any, how: str = "aot_eager"):
+    """Three training steps, compiled and not, from the same random state."""
+    fast = torch.compile(step, fullgraph=True, backend=how)
+    for seed in range(3):
+        torch.manual_seed(seed)
+        expected = step(*inputs)
+        after = torch.get_rng_state()
+        torch.manual_seed(seed)
+        actual = fast(*inputs)
+        assert torch.equal(torch.get_rng_state(), after)
+        torch.testing.assert_close(actual, expected)
+        grads = [torch.autograd.grad(loss, parameters) for loss in (actual, expected)]
+        torch.testing.assert_close(*grads)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("exact", [True, False], ids=["exact", "bernoulli"])
+def test_a_training_step_is_one_graph_with_the_same_numbers(backend, name, exact):
+    pattern = Pattern.named(name, 0.0, exact=exact)
+    lstm = strop.LSTM(6, 8, 2, **DROPS, pattern=pattern).to(backend.dtype)
+    head = strop.Linear(8, 5, dropout=0.5, pattern=pattern).to(backend.dtype)
+    x, target = torch.randn(4, 3, 6, dtype=backend.dtype), torch.randint(5, (12,))
+
+    def step(x: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(head(lstm(x)[0]).flatten(0, 1), target)
+
+    check(step, [*lstm.parameters(), *head.parameters()], x)
+
+
+@pytest.mark.parametrize("kind", [strop.LSTM, strop.GRU, strop.RNN])
+@pytest.mark.parametrize(
+    "arguments", [{}, {"bidirectional": True, "batch_first": True}, {"bias": False}], ids=str
+)
+def test_every_module(kind, arguments):
+    module, x = kind(6, 8, 2, **DROPS, **arguments), torch.randn(4, 3, 6)
+    check(lambda x: module(x)[0].pow(2).sum(), [*module.parameters()], x)
+
+
+@pytest.mark.parametrize("kind", [strop.LSTMCell, strop.GRUCell, strop.RNNCell])
+def test_cells_in_a_loop(kind):
+    cell = kind(6, 8, input_dropout=0.5, recurrent_dropout=0.5)
+
+    def step(x: Tensor) -> Tensor:
+        state, total = None, x.new_zeros(())
+        for each in x.unbind():
+            state = cell(each, state)
+            total = total + (state if isinstance(state, Tensor) else state[0]).pow(2).sum()
+        return total
+
+    check(step, [*cell.parameters()], torch.randn(3, 2, 6))
+
+
+TORCHS_OWN = pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")
+
+
+@TORCHS_OWN
+def test_the_default_compiler():
+    lstm, x = strop.LSTM(6, 8, 2, **DROPS), torch.randn(4, 3, 6)
+    check(lambda x: lstm(x)[0].pow(2).sum(), [*lstm.parameters()], x, how="inductor")
+
+
+def test_evaluation_and_given_masks():
+    lstm, x = strop.LSTM(6, 8, 2, **DROPS).eval(), torch.randn(4, 3, 6)
+    masks = lstm.draw(4, 3)
+    for arguments in ({}, {"masks": masks}):
+        fast = torch.compile(lambda x, a=arguments: lstm(x, **a)[0], fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(fast(x), lstm(x, **arguments)[0])
+
+
+def samples(op: str, cell: str, dtype: torch.dtype) -> tuple[Any, ...]:
+    """Arguments of an operator, with gradients wanted of all that can have one."""
+    gates = {"LSTM": 4, "GRU": 3}.get(cell, 1)
+
+    def leaf(*size: int) -> Tensor:
+        return torch.randn(size, dtype=dtype).requires_grad_()
+
+    keep = (torch.tensor([[0, 2], [1, 2], [0, 1]], dtype=torch.int32), None, 1.5)
+    if op == "linear_forward":
+        return leaf(3, 2, 4), leaf(5, 4), leaf(5), *keep
+    c0 = leaf(2, 5) if cell == "LSTM" else None
+    weights = (leaf(gates * 5, 4), leaf(gates * 5, 5), leaf(gates * 5), leaf(gates * 5))
+    return cell, True, None, leaf(3, 2, 4), leaf(2, 5), c0, *weights, *keep, *keep, None
+
+
+@pytest.mark.parametrize("op", ["recurrence_forward", "linear_forward"])
+@pytest.mark.parametrize("cell", ["LSTM", "GRU", "RNN_RELU"])
+def test_operators_keep_torchs_rules(backend, op, cell):
+    torch.library.opcheck(getattr(compiled, op), samples(op, cell, backend.dtype))
+
+
+@TORCHS_OWN
+def test_draws_of_the_same_size_stay_apart():
+    def two() -> tuple[Tensor, Tensor]:
+        drawn = [Pattern(0.5).draw(8, 32, 2) for _ in range(2)]
+        assert drawn[0] is not None
+        assert drawn[1] is not None
+        return drawn[0].index + 0, drawn[1].index + 0
+
+    first, second = torch.compile(two, fullgraph=True, backend="inductor")()
+    assert not torch.equal(first, second)
+
+
+def test_a_generator_cannot_be_traced():
+    lstm = strop.LSTM(6, 8, **DROPS | {"dropout": 0.0})
+    generator = torch.Generator()
+    with pytest.raises(Exception, match="draw the masks outside"):
+        torch.compile(
+            lambda: lstm.draw(3, 2, generator=generator).input[0].index + 0, backend="eager", fullgraph=True
+        )()
+
+
+def test_the_backend_is_chosen_at_run_time():
+    lstm, x = strop.LSTM(6, 8, recurrent_dropout=0.5), torch.randn(4, 3, 6)
+    fast = torch.compile(lambda x: lstm(x)[0], fullgraph=True, backend="aot_eager")
+    with dispatch.use("reference"):
+        fast(x).sum().backward()
+    assert lstm.weight_hh_l0.grad is not None
