@@ -66,7 +66,7 @@ def test_a_commands_help_teaches(capsys):
         (["train", "lm", "--p", "1.5"], r"p: 1.5; it must be in [0, 1)"),
         (["train", "lm", "--threads", "0"], "threads: 0"),
         (["train", "lm", "--device", "abacus"], "device: 'abacus'"),
-        (["train", "lm", "--resume", "--out", "/nowhere/run"], "/nowhere/run: no run to resume"),
+        (["train", "lm", "--resume", "--out", "/nowhere/run"], "/nowhere/run: no run there"),
     ],
 )
 def test_a_users_mistake_is_one_clear_line(words, message, capsys):
@@ -92,6 +92,23 @@ def test_training_reports_and_resumes_with_the_options_it_was_started_with(text,
     assert "seed: 0 there, 9 now" in capsys.readouterr().err
     assert cli.main(arguments(text, out)) == 2
     assert "not empty" in capsys.readouterr().err
+
+
+def test_config_repeats_a_run_exactly_but_for_what_is_given(text, tmp_path, capsys):
+    first, again, other = tmp_path / "first", tmp_path / "again", tmp_path / "other"
+    assert cli.main(arguments(text, first, "--dropout", "nr-st", "--seed", "5")) == 0
+    assert cli.main(["train", "lm", "--config", str(first), "--out", str(again)]) == 0
+    assert all(torch.equal(a, b) for a, b in zip(*map(weights, (first, again)), strict=True))
+    config = str(first / "run.json")
+    assert cli.main(["train", "lm", "--config", config, "--out", str(other), "--seed", "6"]) == 0
+    assert not all(torch.equal(a, b) for a, b in zip(*map(weights, (first, other)), strict=True))
+    assert json.loads((other / "run.json").read_text())["options"]["dropout"] == "nr-st"
+    assert cli.main(["train", "lm", "--config", str(tmp_path), "--out", str(tmp_path / "none")]) == 2
+    assert "no run there" in capsys.readouterr().err
+
+
+def weights(out: Path) -> list[torch.Tensor]:
+    return list(last(out).weights.values())
 
 
 def test_an_unwritable_folder_is_refused_before_training(text, tmp_path, capsys):

@@ -1,7 +1,7 @@
 """The command `strop`. A command's module is imported when it is called, and it alone.
 
-Such a module has a dataclass `Options`, `run(options) -> exit status`, and, if it knows `--resume`,
-`stored(options)`: the options that the run to be resumed was started with.
+Such a module has a dataclass `Options` and `run(options) -> exit status`. Options that know `--resume` or
+`--config` have `stored()`: the options of the run that these name, which those on the line go before.
 """
 
 import importlib
@@ -65,8 +65,8 @@ def _run(name: tuple[str, ...], arguments: list[str]) -> int:
         return tyro.cli(module.Options, prog=prog, args=arguments, **known)
 
     options = parse()
-    if getattr(options, "resume", False):
-        options = parse(module.stored(options))
+    if getattr(options, "resume", False) or getattr(options, "config", None) is not None:
+        options = parse(options.stored())
     return module.run(options)
 
 

@@ -9,7 +9,7 @@ from strop.training.errors import (
     RunError,
     RunFolderError,
 )
-from strop.training.folder import read_description
+from strop.training.folder import DESCRIPTION, read_description
 from strop.training.loop import train
 from strop.training.memory import reuse_freed_pages
 from strop.training.progress import Bar, Lines, Progress, Silent, Status, for_stdout
@@ -18,6 +18,7 @@ from strop.training.schedule import EpochDecay, Schedule, constant
 from strop.training.task import Outcome, Task
 
 __all__ = [
+    "DESCRIPTION",
     "Bar",
     "CheckpointError",
     "EpochDecay",

@@ -10,7 +10,9 @@ from strop.training.checkpoint import CheckpointStore
 from strop.training.errors import RunFolderError
 from strop.training.files import write_atomically
 
-_LOCK, _DESCRIPTION = ".lock", "run.json"
+_LOCK = ".lock"
+#: The file in a run's folder that says how the run was started.
+DESCRIPTION = "run.json"
 
 
 class RunFolder:
@@ -50,7 +52,7 @@ class RunFolder:
 
     def describe(self, description: Mapping[str, Any]) -> None:
         """Writes `run.json`: how the run was started."""
-        write_atomically(self.path / _DESCRIPTION, json.dumps(description, indent=1) + "\n")
+        write_atomically(self.path / DESCRIPTION, json.dumps(description, indent=1) + "\n")
 
     def report(self, result: Mapping[str, Any]) -> None:
         """Writes `result.json`: what came of the run."""
@@ -65,8 +67,8 @@ class RunFolder:
         if not self.path.is_dir():
             raise RunFolderError(f"{self.path}: no run to resume there")
         names = self._names()
-        if names and not names & {_DESCRIPTION, "checkpoints"}:
-            raise RunFolderError(f"{self.path}: not a run's folder (no {_DESCRIPTION}); nothing was changed")
+        if names and not names & {DESCRIPTION, "checkpoints"}:
+            raise RunFolderError(f"{self.path}: not a run's folder (no {DESCRIPTION}); nothing was changed")
 
     def _expect_nothing(self) -> None:
         if self.path.exists() and not self.path.is_dir():
@@ -95,12 +97,12 @@ class RunFolder:
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """What `RunFolder.describe` wrote into `path`. Raises RunFolderError if nothing is there."""
-    file = path / _DESCRIPTION
+    """What `RunFolder.describe` wrote: `path` is a run's folder or the file. Raises RunFolderError."""
+    file = path if path.is_file() else path / DESCRIPTION
     try:
         description = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise RunFolderError(f"{path}: no run to resume there ({_DESCRIPTION}: {error.strerror})") from error
+        raise RunFolderError(f"{path}: no run there ({DESCRIPTION}: {error.strerror})") from error
     except ValueError as error:
         raise RunFolderError(f"{file}: damaged ({error})") from error
     if not isinstance(description, dict):

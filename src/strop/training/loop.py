@@ -314,6 +314,9 @@ class _Run:
             phase_seconds=dict(self.clock.seconds),
             phase_ms=self.clock.medians_ms(),
             items_per_second=self.items / self.clock.total(),
+            metric=self.task.metric,
+            goal=self.task.goal,
+            items=self.task.items,
             folder=str(self.options.out),
         )
         if self.folder is not None:

@@ -57,6 +57,7 @@ class Result:
         phase_seconds: its parts: data, forward, backward, optimiser.
         phase_ms: medians per step of this process's steps, the whole `step` included; empty if it made none.
         items_per_second: throughput over `train_seconds`.
+        metric, goal, items: the task's.
     """
 
     rows: Sequence[Mapping[str, float]]
@@ -67,4 +68,7 @@ class Result:
     phase_seconds: Mapping[str, float]
     phase_ms: Mapping[str, float]
     items_per_second: float
+    metric: str
+    goal: str
+    items: str
     folder: str

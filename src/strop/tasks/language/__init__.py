@@ -3,7 +3,7 @@
 from strop.tasks.language.model import LanguageModel
 from strop.tasks.language.presets import DROPOUTS, PRESETS, Dropout, Preset, PresetName
 from strop.tasks.language.task import LanguageTask, perplexity
-from strop.tasks.language.train import Options, run, stored, train_language
+from strop.tasks.language.train import Options, run, train_language
 
 __all__ = [
     "DROPOUTS",
@@ -16,6 +16,5 @@ __all__ = [
     "PresetName",
     "perplexity",
     "run",
-    "stored",
     "train_language",
 ]

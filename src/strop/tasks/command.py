@@ -1,0 +1,124 @@
+"""What the command of every task does around its training. A new task's command is
+
+    @dataclass(frozen=True)
+    class Options(TrainOptions):                    # from strop.tasks.options
+        '''Help of the command, with `Attributes:` for its own fields.'''
+
+        command: ClassVar[str] = "train toy"
+        preset: str = "small"
+
+        @property
+        def default_folder(self) -> Path:
+            return Path("runs") / f"toy-{self.preset}"
+
+    def run(options: Options) -> int:
+        return command.run(options, options.preset, lambda session: _train(options, session))
+
+    def _train(options: Options, session: Session) -> Result:
+        corpus = load(options.data)                 # its errors are one clear line for the user
+        session.say(corpus.describe())
+        task = ToyTask(corpus, seed=options.seed, device=session.device, world=session.world)
+        return session.train(task, epochs=options.epochs or 10, clip=5.0)
+
+and one line in `strop.cli`; a task's package offers `Options` and `run`. `--resume`, `--config`, the
+devices, threads, processes, progress, checkpoints, curves and the final report come with it.
+"""
+
+import os
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from strop.tasks.options import TrainOptions
+from strop.training import LoopOptions, Progress, Result, Silent, Task, World, for_stdout, train, world
+from strop.training.progress import describe
+
+
+@dataclass(frozen=True)
+class Session:
+    """A command at work: where it trains, with which processes, and how it reports."""
+
+    options: TrainOptions
+    device: torch.device
+    world: World
+    progress: Progress
+
+    def say(self, message: str) -> None:
+        """A line for the user, from the leading process only."""
+        self.progress.say(message)
+
+    def train(self, task: Task, *, epochs: int, clip: float | None = None) -> Result:
+        """Trains `task` as the common options say. Raises `strop.training.RunError` and ValueError."""
+        options = self.options
+        loop = LoopOptions(
+            options.folder,
+            epochs=epochs,
+            seed=options.seed,
+            clip=clip,
+            evaluations=options.evaluations,
+            checkpoint_seconds=options.checkpoint_seconds,
+            resume=options.resume,
+            tensorboard=options.tensorboard,
+            description=options.describe(),
+            resume_hint=_resume(options.command, options.folder, self.world),
+        )
+        return train(task, loop, self.world, self.progress)
+
+
+def run(options: TrainOptions, title: str, body: Callable[[Session], Result]) -> int:
+    """Runs `body` and reports what came of it; the exit status.
+
+    `title` stands before the progress bar. Raises ValueError for a device or a number of threads that
+    cannot be had, before anything is read.
+    """
+    device = _device(options.device)
+    if options.threads is not None:
+        if options.threads < 1:
+            raise ValueError(f"threads: {options.threads}; at least 1 is needed")
+        torch.set_num_threads(options.threads)
+    with world() as processes:
+        progress = for_stdout(title) if processes.leads else Silent()
+        try:
+            result = body(Session(options, device, processes, progress))
+        finally:
+            progress.close()
+        if processes.leads:
+            print(report(result))
+    return 0
+
+
+def report(result: Result) -> str:
+    """What came of a run, in a few lines."""
+    best = result.best[f"valid_{result.metric}"]
+    lines = [
+        f"best after epoch {result.best['epoch']:.2f}: valid {describe({result.metric: best})}, "
+        f"test {describe(result.test)}",
+        f"{result.steps:,} steps in {result.train_seconds:,.1f} s of training, "
+        f"{result.items_per_second:,.0f} {result.items}/s",
+    ]
+    if result.phase_ms:
+        phases = ", ".join(f"{name} {ms:.1f}" for name, ms in result.phase_ms.items())
+        lines.append(f"median ms per step: {phases}")
+    lines.append(f"all files in {result.folder}")
+    return "\n".join(lines)
+
+
+def _resume(command: str, folder: Path, processes: World) -> str:
+    """What to type to go on with a run."""
+    launcher = f"torchrun --standalone --nproc-per-node {processes.size} -m " if processes.size > 1 else ""
+    return f"{launcher}strop {command} --out {shlex.quote(str(folder))} --resume"
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device: {name!r} cannot be used here ({reason}); cpu always can") from error
+    return device

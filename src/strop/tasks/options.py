@@ -1,0 +1,121 @@
+"""The options that every training command shares, and how a run remembers those it was started with."""
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
+
+from strop.training import DESCRIPTION, RunFolderError, read_description
+
+# Where a run is and how it was asked for: no part of what it is, so not stored with it.
+_PLACE: dict[str, Any] = {"out": None, "resume": False, "config": None}
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Base of a training command's options; a command adds its own fields, and says where its runs go.
+
+    Fields may be numbers, strings, paths, literals, None and tuples of these: a run's folder keeps them as
+    JSON.
+
+    Attributes:
+        out: Folder of the run, new or empty. By default one in runs/, named after what is trained.
+        resume: Go on with the run in --out; its other options need not be repeated.
+        config: Options of an earlier run, to train the same again: its folder or its run.json. What else
+            is given here goes before what stands there.
+        epochs: Passes over the training data, if not the preset's. A finished run resumed with more
+            goes on.
+        seed: Of the initial weights, of the order of the data and of the dropout masks.
+        device: Where to train, e.g. cpu or cuda.
+        threads: CPU threads, if not torch's choice.
+        evaluations: Looks at the valid data per epoch.
+        checkpoint_seconds: Time between checkpoints, beside those at the end of every epoch.
+        tensorboard: Write TensorBoard events.
+    """
+
+    command: ClassVar[str]  # e.g. train lm
+
+    out: Path | None = None
+    resume: bool = False
+    config: Path | None = None
+    epochs: int | None = None
+    seed: int = 0
+    device: str = "cpu"
+    threads: int | None = None
+    evaluations: int = 1
+    checkpoint_seconds: float = 60.0
+    tensorboard: bool = True
+
+    @property
+    def default_folder(self) -> Path:
+        raise NotImplementedError
+
+    @property
+    def folder(self) -> Path:
+        return self.out or self.default_folder
+
+    def describe(self) -> dict[str, Any]:
+        """What `run.json` keeps: the command and its options as JSON, paths made absolute."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)} | _PLACE
+        return {
+            "command": self.command,
+            "options": json.loads(json.dumps(values, default=lambda path: str(path.resolve()))),
+        }
+
+    def stored(self) -> Self:
+        """The options of the run that `resume` or `config` names. Raises RunFolderError, ValueError."""
+        if not self.resume:
+            assert self.config is not None
+            return type(self)(**self._read(self.config), out=self.out)
+        if self.config is not None:
+            raise ValueError(f"config: {self.config}; a run resumes with its own options, leave it out")
+        return type(self)(**self._read(self.folder), out=self.folder, resume=True)
+
+    @classmethod
+    def _read(cls, place: Path) -> dict[str, Any]:
+        description = read_description(place)
+        saved = description.get("options")
+        hints = get_type_hints(cls)
+        known = {field.name for field in fields(cls)}
+        if (
+            description.get("command") != cls.command
+            or not isinstance(saved, dict)
+            or not saved.keys() <= known
+        ):
+            raise RunFolderError(f"{place}: not a run of strop {cls.command}")
+        try:
+            return {
+                name: _from_json(name, value, hints[name])
+                for name, value in saved.items()
+                if name not in _PLACE
+            }
+        except TypeError as error:
+            where = place / DESCRIPTION if place.is_dir() else place
+            raise RunFolderError(f"{where}: {error}") from None
+
+
+def _from_json(name: str, value: Any, hint: Any) -> Any:
+    """`value` as the annotation `hint` wants it. Raises TypeError, naming the option."""
+    kind = get_origin(hint) or hint
+    if kind in (Union, UnionType):
+        for alternative in get_args(hint):
+            try:
+                return _from_json(name, value, alternative)
+            except TypeError:
+                continue
+    elif kind is Literal and value in get_args(hint):
+        return value
+    elif kind is tuple and isinstance(value, list):
+        of, *rest = get_args(hint)
+        kinds = [of] * len(value) if rest == [...] else [of, *rest]
+        if len(kinds) == len(value):
+            return tuple(_from_json(name, item, each) for item, each in zip(value, kinds, strict=True))
+    elif kind is Path and type(value) is str:
+        return Path(value)
+    elif kind is float and type(value) in (int, float):
+        return float(value)
+    elif kind in (bool, int, str, NoneType) and type(value) is kind:
+        return value
+    wanted = hint.__name__ if isinstance(hint, type) else hint
+    raise TypeError(f"option {name}: {value!r}; it must be {str(wanted).replace('typing.', '')}")
