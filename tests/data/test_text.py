@@ -167,3 +167,28 @@ def test_windows_are_a_sequence():
 def test_batching_refusals(call, message: str):
     with pytest.raises(DataError, match=re.escape(message)):
         call()
+
+
+def test_a_vocabulary_is_kept_in_a_file(tmp_path):
+    vocabulary = Vocabulary(["<unk>", "ä b", '"', "<eos>", "\u2028"])
+    (tmp_path / "v.json").write_text(vocabulary.to_json(), encoding="utf-8")
+    assert Vocabulary.read(tmp_path / "v.json").words == vocabulary.words
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[", r"v.json: damaged"),
+        (b"\xff", r"v.json: damaged"),
+        (b'{"a": 1}', r"v.json: not a vocabulary"),
+        (b"[1]", r"v.json: not a vocabulary"),
+        (b'["a"]', r"v.json: words: <unk> is missing"),
+        (b'["a", "a"]', r"v.json: words: every word .* only once"),
+    ],
+)
+def test_a_file_that_is_no_vocabulary_is_refused(tmp_path, content, message):
+    (tmp_path / "v.json").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        Vocabulary.read(tmp_path / "v.json")
+    with pytest.raises(DataError, match="no vocabulary there"):
+        Vocabulary.read(tmp_path / "none.json")

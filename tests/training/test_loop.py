@@ -16,6 +16,7 @@ from strop.training import (
     RunError,
     RunFolderError,
     read_curve,
+    read_trained,
     train,
 )
 from strop.training.checkpoint import CheckpointStore
@@ -188,7 +189,9 @@ def test_a_folder_in_use_is_refused(tmp_path):
     train(Nosy(), options(tmp_path / "run", epochs=1))
 
 
-@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"evaluations": 0}, {"clip": -1.0}, {"clip": math.nan}])
+@pytest.mark.parametrize(
+    "wrong", [{"epochs": 0}, {"evaluations": 0}, {"patience": 0}, {"clip": -1.0}, {"clip": math.nan}]
+)
 def test_options_are_checked(tmp_path, wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         options(tmp_path, **wrong)
@@ -212,3 +215,65 @@ def test_the_rate_decays_as_in_the_original_program():
     assert [rate(epoch, 0) for epoch in (0, 6)] == [1.0, 1.0]
     assert rate(7, 0) == pytest.approx(1 / 1.2)
     assert rate(9, 0) == pytest.approx(1 / 1.2**3)
+
+
+class Scripted(ToyTask):
+    """A task whose valid metric goes down, then up, whatever is trained."""
+
+    losses = (5.0, 4.0, 4.5, 4.2, 4.1, 3.0, 9.0, 9.0, 9.0)
+
+    def evaluate(self, split):
+        super().evaluate(split)
+        return {"loss": self.losses[self.evaluations - 1] if split == "valid" else 0.0}
+
+
+def test_a_run_without_a_better_metric_ends_early(tmp_path):
+    result = train(Scripted(), options(tmp_path / "run", evaluations=3, patience=2))
+    assert [row["valid_loss"] for row in result.rows] == [5.0, 4.0, 4.5, 4.2]
+    assert result.steps == 16
+    assert result.best["step"] == 8
+    # Evaluations without a better metric are counted in a row: the sixth begins anew.
+    patient = train(Scripted(), options(tmp_path / "patient", evaluations=3, patience=4))
+    assert patient.steps == 36
+    assert train(Scripted(), options(tmp_path / "never", evaluations=3)).steps == 36
+
+
+def test_early_stopping_counts_on_after_a_stop(tmp_path):
+    class Interrupted(Scripted):
+        def __init__(self, done, **arguments):
+            super().__init__(**arguments)
+            self.evaluations = done
+
+    whole = train(Scripted(), options(tmp_path / "whole", evaluations=3, patience=3))
+    assert whole.steps == 20
+    with pytest.raises(InterruptedRunError):
+        train(Scripted(signal_at=17), options(tmp_path / "run", evaluations=3, patience=3))
+    result = train(Interrupted(4), options(tmp_path / "run", evaluations=3, patience=3, resume=True))
+    assert result.steps == 20
+    assert_same(last_weights(tmp_path / "whole"), last_weights(tmp_path / "run"))
+    # Ended early it is complete; with more patience it goes on, to where it would have gone at once.
+    again = train(Interrupted(5), options(tmp_path / "run", evaluations=3, patience=3, resume=True))
+    assert (again.steps, again.best) == (20, result.best)
+    train(Scripted(), options(tmp_path / "long", evaluations=3))
+    more = train(Interrupted(5), options(tmp_path / "run", evaluations=3, patience=9, resume=True))
+    assert more.steps == 36
+    assert_same(last_weights(tmp_path / "long"), last_weights(tmp_path / "run"))
+
+
+def test_what_was_trained_is_read_back(tmp_path):
+    task = Scripted()
+    result = train(task, options(tmp_path / "run", evaluations=3, files={"words.json": '["ä"]'}))
+    assert (tmp_path / "run" / "words.json").read_text(encoding="utf-8") == '["ä"]'
+    trained = read_trained(tmp_path / "run")
+    assert_same(dict(trained.weights), task.model.state_dict())  # the best, which were tested
+    assert trained.metrics == result.best
+    assert trained.identity["rate"] == 0.01
+    with pytest.raises(RunFolderError, match="no trained model there"):
+        read_trained(tmp_path)
+
+
+def test_a_model_that_was_never_evaluated_is_not_read(tmp_path):
+    with pytest.raises(InterruptedRunError):
+        train(ToyTask(signal_at=4), options(tmp_path / "run"))
+    with pytest.raises(RunFolderError, match="no trained model there yet"):
+        read_trained(tmp_path / "run")

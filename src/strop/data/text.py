@@ -5,6 +5,7 @@ about models or kernels; torch and the standard library are enough.
 """
 
 import gzip
+import json
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -61,6 +62,26 @@ class Vocabulary:
         kept = {*words, UNKNOWN, END}
         counts[UNKNOWN] += sum(n for word, n in counts.items() if word not in kept)
         return cls(sorted(kept, key=lambda word: (-counts[word], word)))
+
+    @classmethod
+    def read(cls, file: Path) -> "Vocabulary":
+        """What `to_json` wrote into `file`. Raises DataError, naming the file."""
+        try:
+            words = json.loads(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise DataError(f"{file}: no vocabulary there ({error.strerror})") from error
+        except ValueError as error:
+            raise DataError(f"{file}: damaged ({error}); restore it from a copy") from error
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise DataError(f"{file}: not a vocabulary; a JSON list of words is needed")
+        try:
+            return cls(words)
+        except DataError as error:
+            raise DataError(f"{file}: {error}") from error
+
+    def to_json(self) -> str:
+        """The words in order, as a JSON list with one per line."""
+        return json.dumps(self.words, ensure_ascii=False, indent=0) + "\n"
 
     def __len__(self) -> int:
         return len(self.words)

@@ -18,15 +18,17 @@
         corpus = load(options.data)                 # its errors are one clear line for the user
         session.say(corpus.describe())
         task = ToyTask(corpus, seed=options.seed, device=session.device, world=session.world)
-        return session.train(task, epochs=options.epochs or 10, clip=5.0)
+        files = {"vocabulary.json": corpus.vocabulary.to_json()}
+        return session.train(task, epochs=options.epochs or 10, clip=5.0, files=files)
 
-and one line in `strop.cli`; a task's package offers `Options` and `run`. `--resume`, `--config`, the
-devices, threads, processes, progress, checkpoints, curves and the final report come with it.
+and one line in `strop.cli`; a task's package offers `Options` and `run`. `--resume`, `--config`,
+`--patience`, devices, threads, processes, progress, checkpoints, curves and the final report come with it.
+What was trained is read back by `strop.training.read_trained(folder)`: best weights and task's identity.
 """
 
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,8 +52,19 @@ class Session:
         """A line for the user, from the leading process only."""
         self.progress.say(message)
 
-    def train(self, task: Task, *, epochs: int, clip: float | None = None) -> Result:
-        """Trains `task` as the common options say. Raises `strop.training.RunError` and ValueError."""
+    def train(
+        self,
+        task: Task,
+        *,
+        epochs: int,
+        clip: float | None = None,
+        files: Mapping[str, str] | None = None,
+    ) -> Result:
+        """Trains `task` as the common options say.
+
+        `files` are texts that the run's folder keeps, by name: vocabularies and the like. Raises
+        `strop.training.RunError` and ValueError.
+        """
         options = self.options
         loop = LoopOptions(
             options.folder,
@@ -60,9 +73,11 @@ class Session:
             clip=clip,
             evaluations=options.evaluations,
             checkpoint_seconds=options.checkpoint_seconds,
+            patience=options.patience,
             resume=options.resume,
             tensorboard=options.tensorboard,
             description=options.describe(),
+            files=files or {},
             resume_hint=_resume(options.command, options.folder, self.world),
         )
         return train(task, loop, self.world, self.progress)

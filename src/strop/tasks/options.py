@@ -26,6 +26,7 @@ class TrainOptions:
             is given here goes before what stands there.
         epochs: Passes over the training data, if not the preset's. A finished run resumed with more
             goes on.
+        patience: Looks at the valid data in a row without a better result that end the training early.
         seed: Of the initial weights, of the order of the data and of the dropout masks.
         device: Where to train, e.g. cpu or cuda.
         threads: CPU threads, if not torch's choice.
@@ -40,6 +41,7 @@ class TrainOptions:
     resume: bool = False
     config: Path | None = None
     epochs: int | None = None
+    patience: int | None = None
     seed: int = 0
     device: str = "cpu"
     threads: int | None = None

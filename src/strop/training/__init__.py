@@ -9,7 +9,7 @@ from strop.training.errors import (
     RunError,
     RunFolderError,
 )
-from strop.training.folder import DESCRIPTION, read_description
+from strop.training.folder import DESCRIPTION, Trained, read_description, read_trained
 from strop.training.loop import train
 from strop.training.memory import reuse_freed_pages
 from strop.training.progress import Bar, Lines, Progress, Silent, Status, for_stdout
@@ -35,12 +35,14 @@ __all__ = [
     "Silent",
     "Status",
     "Task",
+    "Trained",
     "World",
     "constant",
     "for_stdout",
     "plot_curves",
     "read_curve",
     "read_description",
+    "read_trained",
     "reuse_freed_pages",
     "train",
     "value_at",

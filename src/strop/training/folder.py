@@ -3,14 +3,17 @@
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from strop.training.checkpoint import CheckpointStore
 from strop.training.errors import RunFolderError
 from strop.training.files import write_atomically
 
-_LOCK = ".lock"
+_LOCK, _CHECKPOINTS = ".lock", "checkpoints"
 #: The file in a run's folder that says how the run was started.
 DESCRIPTION = "run.json"
 
@@ -44,14 +47,16 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> CheckpointStore:
-        return CheckpointStore(self.path / "checkpoints")
+        return CheckpointStore(self.path / _CHECKPOINTS)
 
     @property
     def curve(self) -> Path:
         return self.path / "curve.csv"
 
-    def describe(self, description: Mapping[str, Any]) -> None:
-        """Writes `run.json`: how the run was started."""
+    def describe(self, description: Mapping[str, Any], files: Mapping[str, str]) -> None:
+        """Writes `run.json`, how the run was started, and `files`, texts by name."""
+        for name, text in files.items():
+            write_atomically(self.path / name, text)
         write_atomically(self.path / DESCRIPTION, json.dumps(description, indent=1) + "\n")
 
     def report(self, result: Mapping[str, Any]) -> None:
@@ -67,7 +72,7 @@ class RunFolder:
         if not self.path.is_dir():
             raise RunFolderError(f"{self.path}: no run to resume there")
         names = self._names()
-        if names and not names & {DESCRIPTION, "checkpoints"}:
+        if names and not names & {DESCRIPTION, _CHECKPOINTS}:
             raise RunFolderError(f"{self.path}: not a run's folder (no {DESCRIPTION}); nothing was changed")
 
     def _expect_nothing(self) -> None:
@@ -94,6 +99,33 @@ class RunFolder:
             raise RunFolderError(
                 f"{self.path}: another process is training there; wait or stop it"
             ) from error
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run has learnt so far.
+
+    Attributes:
+        identity: what the task said that it is: model, data, …
+        weights: the best `state_dict`, by the valid metric.
+        metrics: step, epoch and metrics of these weights.
+    """
+
+    identity: Mapping[str, Any]
+    weights: Mapping[str, Tensor]
+    metrics: Mapping[str, float]
+
+
+def read_trained(path: Path) -> Trained:
+    """The best weights of the run in `path`, finished or not. Raises RunFolderError or CheckpointError."""
+    store = CheckpointStore(path / _CHECKPOINTS)
+    latest = store.latest()
+    if latest is None:
+        raise RunFolderError(f"{path}: no trained model there (no checkpoint); name the folder of a run")
+    saved = store.load(latest)
+    if saved.best_step is None:
+        raise RunFolderError(f"{path}: no trained model there yet; train on, to the first evaluation")
+    return Trained(saved.identity, store.load_best(saved.best_step), saved.progress["best"])
 
 
 def read_description(path: Path) -> dict[str, Any]:

@@ -59,6 +59,7 @@ class _Run:
         self.clock = StepClock(self.device)
         self.step = self.evaluated = self.items = 0
         self.best: dict[str, float] = {}
+        self.waited = 0  # evaluations since the best one
         self.carry: Any = None
         self.curve: CurveWriter | None = None
         self.batches: Iterator[Any] = iter(())
@@ -112,7 +113,7 @@ class _Run:
         if self.folder is not None:
             if path is not None:
                 self.folder.checkpoints.keep_only(path, self._best_step())
-            self.folder.describe(self.options.description)
+            self.folder.describe(self.options.description, self.options.files)
             plot = f"valid_{self.task.metric}" if self.options.plot else None
             self.curve = CurveWriter(self.folder.curve, self.evaluated, self.options.tensorboard, plot)
         self.last_save = self.session_start = time.monotonic()
@@ -136,6 +137,7 @@ class _Run:
         self.evaluated, self.items, self.best = state["evaluated"], state["items"], dict(state["best"])
         self.loss_sum, self.loss_items = state["loss"]
         self.recent = state["recent"]
+        self.waited = state.get("waited", 0)  # 0 in checkpoints older than early stopping
         self.clock.go_on_from(state["seconds"])
         if self.step > self.total_steps:
             raise RunError(
@@ -157,13 +159,16 @@ class _Run:
                     self._evaluate()
             except StopNow:
                 self.stopping = True
-            if self.saved_step < self.step and (ends_epoch or self.save_soon or self.stopping):
+            given_up = self._given_up()
+            if self.saved_step < self.step and (ends_epoch or given_up or self.save_soon or self.stopping):
                 self._save()
-            if ends_epoch and self.curve is not None:
+            if (ends_epoch or given_up) and self.curve is not None:
                 self.curve.draw()
             if self.stopping:
                 raise self._interruption()
-            if self.step >= self.total_steps:
+            if given_up:
+                self.progress.say(f"stopped early: no better {self.task.metric} in {self.waited} evaluations")
+            if given_up or self.step >= self.total_steps:
                 return
             if index == 0:
                 self.batches, self.carry = self.task.batches(epoch, 0), self.task.first_carry()
@@ -252,6 +257,7 @@ class _Run:
         self.evaluated = self.step
         name = f"valid_{self.task.metric}"
         better = not self.best or self._better(row[name], self.best[name])
+        self.waited = 0 if better else self.waited + 1
         if better:
             self.best = row
         if self.folder is not None and self.curve is not None:
@@ -275,6 +281,7 @@ class _Run:
                 "best": self.best,
                 "loss": [self.loss_sum, self.loss_items],
                 "recent": self.recent,
+                "waited": self.waited,
                 "seconds": self.clock.seconds,
             }
             self.folder.checkpoints.save(
@@ -347,6 +354,9 @@ class _Run:
             "device": self.device.type,
             "steps_per_epoch": self.task.steps_per_epoch,
         }
+
+    def _given_up(self) -> bool:
+        return self.options.patience is not None and self.waited >= self.options.patience
 
     def _best_step(self) -> int | None:
         return int(self.best["step"]) if self.best else None

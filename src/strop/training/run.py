@@ -17,9 +17,11 @@ class LoopOptions:
         clip: largest 2-norm of all gradients together; None for no limit.
         evaluations: validations per epoch, evenly spaced, the last at its end.
         checkpoint_seconds: time between checkpoints, beside those at the end of epochs.
+        patience: evaluations in a row without a better metric that end the run; None for no such end.
         resume: go on with the run in `out`, or begin if it never got to a checkpoint.
         tensorboard, plot: write events; draw the metric's curve as PNG.
         description: JSON kept in `out/run.json`.
+        files: texts kept in `out`, by file name: what the trained model cannot be used without.
         resume_hint: what to tell the user to type after an interruption.
     """
 
@@ -29,16 +31,19 @@ class LoopOptions:
     clip: float | None = None
     evaluations: int = 1
     checkpoint_seconds: float = 60.0
+    patience: int | None = None
     resume: bool = False
     tensorboard: bool = True
     plot: bool = True
     description: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
     resume_hint: str = "run the same again with resume"
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "evaluations"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)}; at least 1 is needed")
+        for name in ("epochs", "evaluations", "patience"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}: {value}; at least 1 is needed")
         for name in ("clip", "checkpoint_seconds"):
             value = getattr(self, name)
             if value is not None and not value >= 0:

@@ -18,6 +18,8 @@ from strop.training import EpochDecay, Outcome, World
 # Words that a column of an evaluation reads before it counts: its state is then as good as one carried
 # from the beginning of the text.
 _CONTEXT = 64
+#: The file of a run's folder that holds the vocabulary.
+VOCABULARY = "vocabulary.json"
 _IGNORED = -100  # cross_entropy's default
 
 
@@ -25,7 +27,7 @@ class LanguageTask:
     """A model on a corpus, to be trained by `strop.training.train`.
 
     Every process reads its own columns of the training text and carries their hidden state from window
-    to window, from zeros at the beginning of each epoch.
+    to window, from zeros at the beginning of each epoch. `files` are what a run's folder has to keep.
     """
 
     metric = "perplexity"
@@ -49,6 +51,7 @@ class LanguageTask:
         self.model: LanguageModel = model.to(device)
         self.optimizer = torch.optim.SGD(model.parameters(), lr=preset.rate)
         self.schedule = EpochDecay(preset.decay, preset.decay_after)
+        self.files = {VOCABULARY: corpus.vocabulary.to_json()}
         self.generators: dict[str, torch.Generator] = {}
         part = (world or World()).share(preset.batch)
         columns = batchify(corpus.train, preset.batch)[:, part].contiguous().to(device)

@@ -106,6 +106,7 @@ def train_language(
         checkpoint_seconds=checkpoint_seconds,
         resume=resume,
         tensorboard=tensorboard,
+        files=task.files,
     )
     return train(task, options, world, progress)
 
@@ -132,4 +133,4 @@ def _train(options: Options, preset: Preset, session: Session) -> Result:
         device=session.device,
         world=session.world,
     )
-    return session.train(task, epochs=preset.epochs, clip=preset.clip)
+    return session.train(task, epochs=preset.epochs, clip=preset.clip, files=task.files)
