@@ -16,10 +16,10 @@ from strop import cli
 from strop.data.text import load_corpus
 from strop.demo.racers import EVALUATIONS, Racer, race, shortened
 from strop.demo.report import Report
-from strop.tasks.language import DROPOUTS, PRESETS, train_language
+from strop.tasks.language import DROPOUTS, ZAREMBA, train_language
 from strop.training import NonFiniteError, Silent
 
-TINY = replace(PRESETS["small"], units=8, steps=5, batch=4, p=0.25, epochs=2)
+TINY = replace(ZAREMBA["small"], units=8, steps=5, batch=4, p=0.25, epochs=2)
 FILES = {"curves.csv", "perplexity.png", "report.json", "report.md"}
 
 
@@ -34,7 +34,7 @@ def text(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def tiny(monkeypatch):
-    monkeypatch.setitem(PRESETS, "small", TINY)
+    monkeypatch.setitem(ZAREMBA, "small", TINY)
 
 
 class Lines(Silent):

@@ -103,9 +103,9 @@ class TrainPreset:
         return len(PHASES) * (self.layers.operations(impl) + projection)
 
 
-_WORDS: dict[language.PresetName, int] = {
+_WORDS: dict[language.ZarembaName, int] = {
     "small": 5_000,  # about those of the embedded text
     "zaremba-medium": 10_000,  # Penn Treebank's
     "zaremba-large": 10_000,
 }
-TRAIN_PRESETS = {name: TrainPreset(name, language.PRESETS[name], words) for name, words in _WORDS.items()}
+TRAIN_PRESETS = {name: TrainPreset(name, language.ZAREMBA[name], words) for name, words in _WORDS.items()}

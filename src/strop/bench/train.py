@@ -14,7 +14,7 @@ from strop.bench.measure import Case, Percentiles, Sample, interleave, now
 from strop.bench.presets import IMPLS, TRAIN_PRESETS, Impl, TrainPreset
 from strop.bench.records import Work
 from strop.tasks.language.model import LanguageModel
-from strop.tasks.language.presets import Dropout, PresetName
+from strop.tasks.language.presets import Dropout, ZarembaName
 
 _WINDOWS = 8  # of text, used in turn
 _DROPOUTS: dict[Impl, Dropout] = {
@@ -29,7 +29,7 @@ _DROPOUTS: dict[Impl, Dropout] = {
 class Options(CommonOptions):
     """Time whole training steps of a language model, embedding to optimiser, against torch."""
 
-    preset: PresetName = "zaremba-medium"
+    preset: ZarembaName = "zaremba-medium"
     """Whose sizes and dropout."""
 
     seconds: float = 60.0

@@ -10,7 +10,7 @@ from strop.bench import machine
 from strop.data.text import load_corpus
 from strop.demo import report
 from strop.demo.racers import choose_threads, race
-from strop.tasks.language.presets import PRESETS
+from strop.tasks.language.presets import ZAREMBA
 from strop.training import for_stdout
 
 
@@ -48,7 +48,7 @@ def run(options: Options) -> int:
             raise ValueError(f"threads: {options.threads}; at least 1 is needed")
         torch.set_num_threads(options.threads)
     report.prepare(options.out)
-    preset = PRESETS["small"]
+    preset = ZAREMBA["small"]
     progress = for_stdout("demo")
     try:
         corpus = load_corpus(options.data)

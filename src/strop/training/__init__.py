@@ -1,5 +1,6 @@
 """A training loop for any task: exact resumption, learning curves, several processes."""
 
+from strop.training.averaging import NtAsgd
 from strop.training.curves import plot_curves, read_curve, value_at
 from strop.training.distributed import World, world
 from strop.training.errors import (
@@ -26,6 +27,7 @@ __all__ = [
     "Lines",
     "LoopOptions",
     "NonFiniteError",
+    "NtAsgd",
     "Outcome",
     "Progress",
     "Result",

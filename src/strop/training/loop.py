@@ -9,6 +9,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from strop.training import generators, tree
+from strop.training.averaging import NtAsgd
 from strop.training.checkpoint import Checkpoint, CheckpointStore
 from strop.training.clock import StepClock
 from strop.training.curves import CurveWriter
@@ -236,6 +238,14 @@ class _Run:
     def _evaluate(self) -> None:
         self._check()
         self.clock.settle()
+        optimizer = self.task.optimizer
+        with optimizer.averaged() if isinstance(optimizer, NtAsgd) else nullcontext():
+            loss = self._judge()
+        if isinstance(optimizer, NtAsgd):
+            optimizer.observe(loss)
+
+    def _judge(self) -> float:
+        """Evaluates the weights that the model holds, keeps the best; the metric, lower being better."""
         with self.signal.interruptible(), generators.preserved(self.task.generators, self.device):
             metrics = self.task.evaluate("valid") if self.world.leads else {}
         self.task.model.train()
@@ -265,6 +275,7 @@ class _Run:
             if better:
                 self.folder.checkpoints.save_best(self.step, self.task.model.state_dict(), row)
         self.progress.say(f"epoch {row['epoch']:.2f} · {describe(shown)}{' · best so far' if better else ''}")
+        return row[name] if self.task.goal == "min" else -row[name]
 
     def _save(self) -> None:
         self._check()

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 import strop
-from strop.tasks.language.presets import DROPOUTS, Dropout
+from strop.tasks.language.presets import Dropout, check_dropout
 
 State = tuple[Tensor, Tensor]
 
@@ -28,8 +28,7 @@ class LanguageModel(nn.Module):
     def __init__(
         self, words: int, units: int, layers: int, p: float, dropout: Dropout, tied: bool = False
     ) -> None:
-        if dropout not in DROPOUTS:
-            raise ValueError(f"dropout: {dropout!r}; it must be one of {', '.join(DROPOUTS)}")
+        check_dropout(dropout)
         super().__init__()
         self.embedding = nn.Embedding(words, units)
         if dropout == "nr-random":

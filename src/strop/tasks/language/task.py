@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from strop.data.bptt import VaryingWindows
 from strop.data.text import Corpus, batchify, windows
-from strop.tasks.language.model import LanguageModel, State
-from strop.tasks.language.presets import Dropout, Preset
-from strop.training import EpochDecay, Outcome, World
+from strop.tasks.language.awd import AwdModel
+from strop.tasks.language.model import LanguageModel
+from strop.tasks.language.presets import AwdPreset, Dropout, Preset
+from strop.training import EpochDecay, NtAsgd, Outcome, Schedule, World, tree
 
 # Words that a column of an evaluation reads before it counts: its state is then as good as one carried
 # from the beginning of the text.
@@ -37,7 +39,7 @@ class LanguageTask:
     def __init__(
         self,
         corpus: Corpus,
-        preset: Preset,
+        preset: Preset | AwdPreset,
         dropout: Dropout,
         *,
         tied: bool = False,
@@ -45,18 +47,24 @@ class LanguageTask:
         device: torch.device | str = "cpu",
         world: World | None = None,
     ) -> None:
-        words = len(corpus.vocabulary)
-        model = LanguageModel(words, preset.units, preset.layers, preset.p, dropout, tied)
-        model.initialise(preset.init, seed)
-        self.model: LanguageModel = model.to(device)
-        self.optimizer = torch.optim.SGD(model.parameters(), lr=preset.rate)
-        self.schedule = EpochDecay(preset.decay, preset.decay_after)
+        self.model = build_model(len(corpus.vocabulary), preset, dropout, tied)
+        self.model.initialise(preset.init, seed)
+        self.model.to(device)
+        self.optimizer = _optimizer(preset, self.model)
         self.files = {VOCABULARY: corpus.vocabulary.to_json()}
         self.generators: dict[str, torch.Generator] = {}
         part = (world or World()).share(preset.batch)
         columns = batchify(corpus.train, preset.batch)[:, part].contiguous().to(device)
-        self._windows = windows(columns, preset.steps, drop_last=True)
-        self.steps_per_epoch = len(self._windows)
+        self.schedule: Schedule
+        if isinstance(preset, Preset):
+            fixed = windows(columns, preset.steps, drop_last=True)
+            self._window = lambda epoch, index: fixed[index]
+            self.schedule, self.steps_per_epoch = EpochDecay(preset.decay, preset.decay_after), len(fixed)
+        else:
+            varying = VaryingWindows(columns, preset.steps, seed)
+            self._window = varying.window
+            self.schedule, self.steps_per_epoch = varying.rate, len(varying)
+        self._summed = isinstance(preset, Preset)
         self._columns = columns.shape[1]
         self._held_out = {"valid": corpus.valid.to(device), "test": corpus.test.to(device)}
         self.identity: dict[str, Any] = {
@@ -68,17 +76,19 @@ class LanguageTask:
         }
 
     def batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        return (self._windows[index] for index in range(start, self.steps_per_epoch))
+        return (self._window(epoch, index) for index in range(start, self.steps_per_epoch))
 
-    def first_carry(self) -> State:
+    def first_carry(self) -> Any:
         return self.model.first_state(self._columns)
 
-    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor], carry: State) -> Outcome:
-        """Cross entropy summed over the steps and averaged over the batch, as in the original program."""
+    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor], carry: Any) -> Outcome:
+        """Cross entropy averaged over the batch, as in each original program summed over the steps (Zaremba
+        et al.) or averaged over them too, with penalties (Merity et al.)."""
         x, y = batch
-        logits, (h, c) = model(x, carry)
+        logits, state, *penalties = model(x, carry)
         mean = functional.cross_entropy(logits.flatten(0, 1), y.flatten())
-        return Outcome(mean * len(x), mean.detach(), y.numel(), (h.detach(), c.detach()))
+        loss = mean * len(x) if self._summed else sum(penalties, start=mean)
+        return Outcome(loss, mean.detach(), y.numel(), tree.map_tensors(Tensor.detach, state))
 
     def summary(self, mean: float) -> dict[str, float]:
         return {"perplexity": _exp(mean)}
@@ -88,8 +98,23 @@ class LanguageTask:
         return {"perplexity": perplexity(self.model, self._held_out[split])}
 
 
+def build_model(
+    words: int, preset: Preset | AwdPreset, dropout: Dropout, tied: bool
+) -> LanguageModel | AwdModel:
+    """The preset's model with torch's initial weights; an `AwdModel` is always tied."""
+    if isinstance(preset, AwdPreset):
+        return AwdModel(words, preset, dropout)
+    return LanguageModel(words, preset.units, preset.layers, preset.p, dropout, tied)
+
+
+def _optimizer(preset: Preset | AwdPreset, model: nn.Module) -> torch.optim.Optimizer:
+    if isinstance(preset, AwdPreset):
+        return NtAsgd(model.parameters(), preset.rate, preset.trigger, preset.weight_decay)
+    return torch.optim.SGD(model.parameters(), lr=preset.rate)
+
+
 @torch.no_grad()
-def perplexity(model: LanguageModel, ids: Tensor, columns: int = 20, chunk: int = 1024) -> float:
+def perplexity(model: LanguageModel | AwdModel, ids: Tensor, columns: int = 20, chunk: int = 1024) -> float:
     """Perplexity per word of the text `ids` [N], its first word given.
 
     The text is cut into `columns` that are read side by side, `chunk` words at a time. All but the first
@@ -103,14 +128,15 @@ def perplexity(model: LanguageModel, ids: Tensor, columns: int = 20, chunk: int 
     rows = -(-targets // columns)
     x, y = _with_context(ids, columns, rows)
     state = model.first_state(columns)
-    _, (h, c) = model(x[:_CONTEXT], state)
-    h[:, 0], c[:, 0] = 0, 0  # nothing comes before the first column
-    state = (h, c)
+    _, state, *_ = model(x[:_CONTEXT], state)
+    # Nothing comes before the first column.
+    first = torch.zeros(1, dtype=torch.int64, device=ids.device)
+    state = tree.map_tensors(lambda tensor: tensor.index_fill(1, first, 0), state)
     total = torch.zeros((), dtype=torch.float64, device=ids.device)
     steps = max(1, chunk // columns)
     for start in range(_CONTEXT, _CONTEXT + rows, steps):
         stop = min(start + steps, _CONTEXT + rows)
-        logits, state = model(x[start:stop], state)
+        logits, state, *_ = model(x[start:stop], state)
         total += functional.cross_entropy(
             logits.flatten(0, 1), y[start:stop].flatten(), reduction="sum", ignore_index=_IGNORED
         )
