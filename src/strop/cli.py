@@ -24,7 +24,7 @@ _COMMANDS: dict[tuple[str, ...], _Command] = {
     ("bench", "layer"): _Command("strop.bench.layer", "time the LSTM layers of a preset, by phase"),
     ("bench", "train"): _Command("strop.bench.train", "time whole training steps of a preset"),
     ("bench", "sweep"): _Command("strop.bench.sweep", "time many shapes against the best alternative"),
-    ("report",): _Command("strop.bench.report", "tables from the JSON that bench wrote"),
+    ("report",): _Command("strop.bench.report", "compare training runs; or tables from what bench measured"),
 }
 # What `pip install strop[recipes]` adds.
 _RECIPES = {"matplotlib", "numpy", "rich", "safetensors", "tensorboard", "tyro"}

@@ -22,7 +22,7 @@ def options(tmp_path: Path, text: str = TEXT, check: bool = False) -> report.Opt
     file = tmp_path / "README.md"
     if not file.exists():
         file.write_text(text)
-    return report.Options(file, tmp_path, check)
+    return report.Options(file=file, results=tmp_path, check=check)
 
 
 def test_writes_then_checks(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -91,5 +91,5 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str,
 
 
 def test_missing_readme(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert report.run(report.Options(tmp_path / "none.md", tmp_path)) == 1
+    assert report.run(report.Options(file=tmp_path / "none.md", results=tmp_path)) == 1
     assert "none.md" in capsys.readouterr().err

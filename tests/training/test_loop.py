@@ -50,7 +50,10 @@ def test_a_run_learns_and_leaves_its_record(tmp_path):
     assert result.train_seconds == seconds[-1] == pytest.approx(sum(result.phase_seconds.values()))
     assert result.best["valid_loss"] == min(row["valid_loss"] for row in rows) == result.test["loss"]
     assert set(result.phase_ms) == {"data", "forward", "backward", "optimiser", "step"}
-    assert json.loads((tmp_path / "run" / "run.json").read_text()) == {"a": 1}
+    assert json.loads((tmp_path / "run" / "run.json").read_text()) == {
+        "a": 1,
+        "measures": {"metric": "loss", "goal": "min", "items": "words"},
+    }
     assert json.loads((tmp_path / "run" / "result.json").read_text())["test"] == result.test
     assert rows[-1]["rate"] == pytest.approx(0.01 / 1.5)
 

@@ -1,4 +1,4 @@
-"""`strop report`: the tables of the README, made from the measurements in benchmarks/results."""
+"""`strop report`: the tables of the README, made from the measurements in benchmarks/results; or runs."""
 
 import csv
 import re
@@ -6,7 +6,11 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+from tyro.conf import Positional
+
+from strop.bench import runs
 from strop.bench.presets import IMPLS, LAYER_PRESETS, TRAIN_PRESETS
 
 _TABLE = re.compile(r"(<!-- table:([\w-]+) -->\n)(.*?)(<!-- /table -->)", re.DOTALL)
@@ -22,10 +26,22 @@ Row = dict[str, str]
 
 @dataclass(frozen=True)
 class Options:
-    """Write the measured tables into a Markdown file, between its table markers."""
+    """Compare training runs; without any, write the measured tables into a Markdown file.
+
+    Runs of one task are compared in a table and in a picture of their learning curves, finished or not.
+    """
+
+    runs: Positional[tuple[Path, ...]] = ()
+    """Folders of the runs to be compared, the first being the baseline."""
+
+    plot: Path = Path("curves.png")
+    """The picture of the runs' learning curves."""
+
+    over: Literal["train_seconds", "epoch"] = "train_seconds"
+    """What the learning curves are drawn over."""
 
     file: Path = Path("README.md")
-    """The file, with `<!-- table:NAME -->` and `<!-- /table -->` around each table."""
+    """The file for tables, with `<!-- table:NAME -->` and `<!-- /table -->` around each table."""
 
     results: Path = Path("benchmarks/results")
     """Folder of the measurements: NAME `layer` and `train` show the newest of every machine and preset,
@@ -36,6 +52,8 @@ class Options:
 
 
 def run(options: Options) -> int:
+    if options.runs:
+        return runs.compare(options.runs, options.plot, options.over)
     try:
         text = options.file.read_text(encoding="utf-8")
     except OSError as error:

@@ -43,8 +43,10 @@ def value_at(rows: Sequence[Row], seconds: float, column: str) -> float:
     return rows[-1][column]
 
 
-def plot_curves(curves: Mapping[str, Sequence[Row]], column: str, path: Path) -> None:
-    """Draws `column` over training time, one line per curve, into the PNG `path`. Needs matplotlib."""
+def plot_curves(
+    curves: Mapping[str, Sequence[Row]], column: str, path: Path, over: str = "train_seconds"
+) -> None:
+    """Draws `column` over `over`, one line per curve, into the PNG `path`. Needs matplotlib."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -53,12 +55,12 @@ def plot_curves(curves: Mapping[str, Sequence[Row]], column: str, path: Path) ->
     axes = figure.add_subplot()
     for label, rows in curves.items():
         known = [row for row in rows if column in row]
-        seconds = [row["train_seconds"] for row in known]
-        axes.plot(seconds, [row[column] for row in known], marker=".", label=label)
+        axes.plot([row[over] for row in known], [row[column] for row in known], marker=".", label=label)
     values = [row[column] for rows in curves.values() for row in rows if column in row]
     if values and min(values) > 0 and max(values) > 3 * min(values):
         axes.set_yscale("log")
-    axes.set_xlabel("training time in seconds, evaluation excluded")
+    seconds = "training time in seconds, evaluation excluded"
+    axes.set_xlabel(seconds if over == "train_seconds" else over.replace("_", " "))
     axes.set_ylabel(column.replace("_", " "))
     axes.grid(alpha=0.3, which="both")
     if len(curves) > 1:

@@ -115,7 +115,8 @@ class _Run:
         if self.folder is not None:
             if path is not None:
                 self.folder.checkpoints.keep_only(path, self._best_step())
-            self.folder.describe(self.options.description, self.options.files)
+            measures = {name: getattr(self.task, name) for name in ("metric", "goal", "items")}
+            self.folder.describe({**self.options.description, "measures": measures}, self.options.files)
             plot = f"valid_{self.task.metric}" if self.options.plot else None
             self.curve = CurveWriter(self.folder.curve, self.evaluated, self.options.tensorboard, plot)
         self.last_save = self.session_start = time.monotonic()

@@ -20,7 +20,7 @@ class LoopOptions:
         patience: evaluations in a row without a better metric that end the run; None for no such end.
         resume: go on with the run in `out`, or begin if it never got to a checkpoint.
         tensorboard, plot: write events; draw the metric's curve as PNG.
-        description: JSON kept in `out/run.json`.
+        description: JSON kept in `out/run.json`, beside what is measured.
         files: texts kept in `out`, by file name: what the trained model cannot be used without.
         resume_hint: what to tell the user to type after an interruption.
     """

@@ -1,0 +1,100 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from strop import cli
+from strop.bench import runs
+from strop.training import RunFolderError
+
+pytest.importorskip("matplotlib")
+
+CURVE = """step,epoch,train_seconds,words,rate,train_perplexity,valid_perplexity
+10,1.0,5.0,1000,1.0,50.0,40.0
+20,2.0,10.0,2000,1.0,30.0,25.0
+30,3.0,15.5,3100,1.0,20.0,26.0
+"""
+PHASES = {"data": 0.0, "forward": 40.0, "backward": 50.0, "optimiser": 9.5, "step": 100.0}
+RESULT = {"test": {"perplexity": 24.125}, "phase_ms": PHASES}
+MEASURES = {"metric": "perplexity", "goal": "min", "items": "words"}
+
+
+def folder(path: Path, curve: str = CURVE, result=RESULT, measures=MEASURES) -> Path:
+    path.mkdir(parents=True)
+    (path / "run.json").write_text(json.dumps({"measures": measures} if measures else {}))
+    (path / "curve.csv").write_text(curve)
+    if result is not None:
+        (path / "result.json").write_text(json.dumps(result))
+    return path
+
+
+def report(capsys, tmp_path: Path, *words: str) -> list[list[str]]:
+    assert cli.main(["report", "--plot", str(tmp_path / "curves.png"), *words]) == 0
+    return [line.split() for line in capsys.readouterr().out.splitlines()]
+
+
+def test_runs_are_compared_in_a_table_and_drawn(tmp_path, capsys):
+    base = folder(tmp_path / "base")
+    fast = folder(tmp_path / "fast", result={**RESULT, "phase_ms": {**PHASES, "step": 62.5}})
+    begun = folder(tmp_path / "begun", CURVE[: CURVE.index("20,2.0")], None)
+    lines = report(capsys, tmp_path, str(base), str(fast), str(begun))
+    table = {line[0]: line[1:] for line in lines[2:5]}
+    numbers = ["25.00", "24.12", "2", "3", "0:16", "200"]
+    assert table["base"] == [*numbers, "100.0", "40.00", "50.00", "9.50", "1.00x"]
+    assert table["fast"] == [*numbers, "62.50", "40.00", "50.00", "9.50", "1.60x"]
+    assert table["begun"] == ["unfinished", "40.00", "-", "1", "1", "0:05", "200", *["-"] * 5]
+    assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_curves_may_be_drawn_over_epochs(tmp_path, capsys, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(runs, "plot_curves", lambda *arguments: drawn.append(arguments))
+    report(capsys, tmp_path, str(folder(tmp_path / "a")), "--over", "epoch")
+    ((curves, column, file, over),) = drawn
+    assert [row["valid_perplexity"] for row in curves["a"]] == [40.0, 25.0, 26.0]
+    assert (column, file, over) == ("valid_perplexity", tmp_path / "curves.png", "epoch")
+
+
+def test_equal_names_are_told_apart_and_a_higher_metric_may_be_better(tmp_path, capsys):
+    curve = CURVE.replace("perplexity", "f1").replace("words", "sentences")
+    measures = {"metric": "f1", "goal": "max", "items": "sentences"}
+    folders = [str(folder(tmp_path / name / "run", curve, None, measures)) for name in ("a", "b")]
+    lines = report(capsys, tmp_path, *folders)
+    assert [line[0] for line in lines[2:4]] == folders
+    assert lines[2][2] == "40.00"
+    assert "sentences/s" in lines[1]
+
+
+def test_a_run_older_than_its_measures_is_a_language_model(tmp_path):
+    run = runs.read_run(folder(tmp_path / "old", measures=None))
+    assert (run.column, run.goal, run.best["epoch"]) == ("valid_perplexity", "min", 2.0)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"run.json": None}, "no run there"),
+        ({"curve.csv": None}, "nothing to report before the first evaluation"),
+        ({"curve.csv": "step,epoch\n1,1\n"}, "damaged"),
+        ({"curve.csv": "step,epoch\nx,1\n"}, "damaged"),
+        ({"result.json": "{"}, "damaged"),
+        ({"result.json": "[]"}, "damaged"),
+        ({"run.json": '{"measures": {"metric": "perplexity"}}'}, "damaged"),
+    ],
+)
+def test_what_is_no_run_is_refused(tmp_path, files, message):
+    place = folder(tmp_path / "run")
+    for name, content in files.items():
+        if content is None:
+            (place / name).unlink()
+        else:
+            (place / name).write_text(content)
+    with pytest.raises(RunFolderError, match=message):
+        runs.read_run(place)
+
+
+def test_runs_of_different_tasks_are_not_compared(tmp_path, capsys):
+    curve = CURVE.replace("perplexity", "bleu")
+    other = folder(tmp_path / "other", curve, None, {**MEASURES, "metric": "bleu", "goal": "max"})
+    assert cli.main(["report", str(folder(tmp_path / "run")), str(other)]) == 2
+    assert "measured by bleu and perplexity" in capsys.readouterr().err
