@@ -42,20 +42,12 @@ bench: install
 	  done; \
 	done
 
-# PRESET/DROPOUT of the trainings that `make results` runs: hours each. One that was stopped goes on.
-TRAININGS ?= zaremba-medium/nr-rh-st zaremba-medium/nr-st zaremba-medium/nr-random
-
+# The trainings of docs/results.md whose data is given, hours each; one that was stopped goes on:
+# make results DATA="ptb=FOLDER conll2003=FOLDER" ONLY=zaremba-medium EPOCHS=15
 results: install
-	test -n "$(DATA)" || { echo 'make results DATA=FOLDER: the folder with the Penn Treebank text'; exit 1; }
-	for training in $(TRAININGS); do \
-	  run=runs/ptb-$${training%/*}-$${training#*/}; \
-	  if test -e $$run/run.json; then $(BIN)/strop train lm --out $$run --resume; \
-	  else $(BIN)/strop train lm --preset $${training%/*} --dropout $${training#*/} --data "$(DATA)" --out $$run; \
-	  fi || exit 1; \
-	done
-	$(BIN)/python benchmarks/collect.py --name ptb runs/ptb-*
-	$(MAKE) bench
-	$(BIN)/strop report
+	test -n "$(DATA)" || { echo 'make results DATA="ptb=FOLDER …": the folders of the data sets'; exit 1; }
+	$(BIN)/python benchmarks/train.py $(DATA) $(if $(ONLY),--only $(ONLY)) $(if $(EPOCHS),--epochs $(EPOCHS))
+	$(BIN)/strop report --file docs/results.md
 
 # The native kernels under AddressSanitizer and UndefinedBehaviorSanitizer, for each instruction set of this CPU.
 # The runtime comes first in the process, and with it what throws exceptions, or it could not intercept them.

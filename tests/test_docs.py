@@ -35,11 +35,12 @@ def test_links_lead_somewhere(page):
     assert not missing
 
 
-def test_tables_of_the_readme_are_current():
-    for table, shown in TABLE.findall((ROOT / "README.md").read_text()):
+@pytest.mark.parametrize("page", [page for page in PAGES if TABLE.search(page.read_text())], ids=name)
+def test_tables_are_current(page):
+    for table, shown in TABLE.findall(page.read_text()):
         try:
             assert shown == report.render(table, ROOT / "benchmarks" / "results"), (
-                f"{table}: run strop report"
+                f"{table}: run strop report --file {name(page)}"
             )
         except LookupError:
             assert shown == "", f"{table}: shown, but not measured"

@@ -1,0 +1,92 @@
+"""benchmarks/: what was trained becomes the tables of docs/results.md."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("matplotlib")
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def collect(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    for name in ("plan", "collect", "train"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    import collect
+
+    return collect
+
+
+def run(path: Path, *, valid=86.0, test=83.0, step=100.0, epochs=39, finished=True, **options) -> Path:
+    path.mkdir(parents=True)
+    given = {"preset": "zaremba-medium", "dropout": "nr-rh-st", "seed": 0, "threads": 2, **options}
+    measures = {"metric": "perplexity", "goal": "min", "items": "words"}
+    description = {"command": "train lm", "options": given, "measures": measures}
+    (path / "run.json").write_text(json.dumps(description))
+    (path / "curve.csv").write_text(
+        f"step,epoch,train_seconds,words,rate,valid_perplexity\n10,1.0,9.0,100,1.0,{valid + 9}\n"
+        f"390,{epochs},7200.0,3900,1.0,{valid}\n"
+    )
+    if finished:
+        result = {"test": {"perplexity": test}, "phase_ms": {"step": step}}
+        (path / "result.json").write_text(json.dumps(result))
+    return path
+
+
+def table(collect, rows, results: Path) -> dict[tuple[str, str], dict[str, str]]:
+    made = collect.summary(next(t for t in sys.modules["plan"].TABLES if t.name == "language"), rows, results)
+    return {(row["preset"], row["dropout"]): row for row in made}
+
+
+def test_runs_become_rows_and_what_was_not_run_is_named(collect, tmp_path):
+    results = tmp_path / "results"
+    results.mkdir()
+    folders = [
+        run(tmp_path / "a", valid=86.0, test=83.0, step=50.0),
+        run(tmp_path / "b", valid=87.0, test=84.0, step=50.0, seed=1),
+        run(tmp_path / "c", valid=10.0, seed=2, epochs=3, finished=False),
+        run(tmp_path / "d", dropout="nr-random", step=90.0, epochs=20),
+        run(tmp_path / "e", valid=1.0, rate=0.5),
+    ]
+    rows = table(collect, collect.collect(folders, "ptb", results), results)
+    own = rows["zaremba-medium", "nr-rh-st"]
+    assert (own["valid perplexity"], own["test perplexity"]) == ("86.50 ± 0.71", "83.50 ± 0.71")
+    assert (own["paper's valid perplexity"], own["paper's test perplexity"]) == ("83.64", "80.84")
+    assert (own["epochs"], own["hours"], own["step"]) == ("39 of 39", "2.0", "1.80x")
+    base = rows["zaremba-medium", "nr-random"]
+    assert (base["valid perplexity"], base["epochs"], base["step"]) == ("86.00", "20 of 39", "1.00x")
+    absent = rows["awd-lstm", "nr-random"]
+    assert (absent["epochs"], absent["valid perplexity"]) == ("not run", "")
+    assert absent["paper's test perplexity"] == "61.21"
+
+
+def test_a_run_is_collected_once_and_unfinished_ones_have_no_test(collect, tmp_path):
+    first = run(tmp_path / "first", epochs=5, finished=False)
+    assert len(collect.collect([first], "ptb", tmp_path)) == 1
+    row = table(collect, collect.collect([], "ptb", tmp_path), tmp_path)["zaremba-medium", "nr-rh-st"]
+    assert (row["epochs"], row["valid perplexity"], row["test perplexity"]) == ("5 of 39", "86.00", "")
+    rows = collect.collect([run(tmp_path / "again")], "ptb", tmp_path)
+    assert len(rows) == 1
+    assert table(collect, rows, tmp_path)["zaremba-medium", "nr-rh-st"]["epochs"] == "39 of 39"
+    collect.write_tables(rows, tmp_path, tmp_path)
+    assert (tmp_path / "results-language.png").read_bytes()[:4] == b"\x89PNG"
+    with (tmp_path / "tagging.csv").open(newline="") as stream:
+        assert {row["epochs"] for row in csv.DictReader(stream)} == {"not run"}
+
+
+def test_trainings_go_on_where_they_were_stopped(collect, tmp_path):
+    import train
+
+    run(tmp_path / "ptb-zaremba-medium-nr-random-0")
+    run(tmp_path / "ptb-zaremba-medium-nr-st-0", finished=False)
+    found = {out.name: words for _, out, words in train.commands({"ptb": "TEXT"}, tmp_path, "zaremba-medium")}
+    assert list(found) == ["ptb-zaremba-medium-nr-st-0", "ptb-zaremba-medium-nr-rh-st-0"]
+    assert found["ptb-zaremba-medium-nr-st-0"][-1] == "--resume"
+    fresh = " ".join(found["ptb-zaremba-medium-nr-rh-st-0"])
+    assert fresh.endswith("--preset zaremba-medium --dropout nr-rh-st --data TEXT --seed 0")
+    assert not list(train.commands({}, tmp_path, ""))
