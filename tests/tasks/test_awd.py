@@ -1,4 +1,5 @@
 import math
+import signal
 from dataclasses import replace
 
 import pytest
@@ -19,7 +20,7 @@ from strop.tasks.language import (
     train_language,
 )
 from strop.tasks.language.awd import LockedDropout
-from strop.training import LoopOptions, RunFolderError, World, train
+from strop.training import InterruptedRunError, LoopOptions, RunFolderError, World, train
 from strop.training.checkpoint import CheckpointStore
 
 TINY = replace(
@@ -248,6 +249,29 @@ def test_a_model_learns_averages_and_resumes_exactly(corpus, dropout, tmp_path):
     assert vocabulary.words == corpus.vocabulary.words
     assert not again.training
     assert perplexity(again, corpus.test) == whole.test["perplexity"]
+
+
+def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_weights(corpus, tmp_path):
+    class Interrupted(LanguageTask):
+        def batches(self, epoch, start):
+            for index, batch in enumerate(super().batches(epoch, start), start):
+                if (epoch, index) == (1, 9):
+                    signal.raise_signal(signal.SIGINT)
+                yield batch
+
+    def options(name, **more):
+        return LoopOptions(tmp_path / name, 2, clip=1.0, tensorboard=False, plot=False, **more)
+
+    def weights(name):
+        store = CheckpointStore(tmp_path / name / "checkpoints")
+        return store.load(store.latest()).weights
+
+    train(LanguageTask(corpus, TINY, "nr-rh-st"), options("whole"))
+    with pytest.raises(InterruptedRunError):
+        train(Interrupted(corpus, TINY, "nr-rh-st"), options("run"))
+    train(LanguageTask(corpus, TINY, "nr-rh-st"), options("run", resume=True))
+    whole, resumed = weights("whole"), weights("run")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 def test_options_of_another_preset_are_refused():
