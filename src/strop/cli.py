@@ -21,13 +21,15 @@ class _Command:
 _COMMANDS: dict[tuple[str, ...], _Command] = {
     ("demo",): _Command("strop.demo", "three kinds of dropout side by side, on real text, in minutes"),
     ("train", "lm"): _Command("strop.tasks.language", "train a language model"),
+    ("train", "nmt"): _Command("strop.tasks.translation", "train a translation model"),
+    ("translate",): _Command("strop.tasks.translation.translate", "translate stdin with a trained model"),
     ("bench", "layer"): _Command("strop.bench.layer", "time the LSTM layers of a preset, by phase"),
     ("bench", "train"): _Command("strop.bench.train", "time whole training steps of a preset"),
     ("bench", "sweep"): _Command("strop.bench.sweep", "time many shapes against the best alternative"),
     ("report",): _Command("strop.bench.report", "compare training runs; or tables from what bench measured"),
 }
 # What `pip install strop[recipes]` adds.
-_RECIPES = {"matplotlib", "numpy", "rich", "safetensors", "tensorboard", "tyro"}
+_RECIPES = {"matplotlib", "numpy", "rich", "sacrebleu", "safetensors", "tensorboard", "tyro"}
 _HELP = {"-h", "--help"}
 
 

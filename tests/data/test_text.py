@@ -56,8 +56,8 @@ def test_ignores_folders_hidden_and_other_files(tmp_path: Path):
         ({"valid": None}, "no file with 'valid' in its name; put the valid text there"),
         ({"valid": ""}, "valid.txt: empty"),
         ({"valid": " \n\n"}, "valid.txt: empty"),
-        ({"train": b"abc\0def"}, "train.txt: binary data (a NUL byte at offset 3)"),
-        ({"test": b"caf\xe9 au lait"}, "test.txt: not UTF-8 (byte 0xe9 at offset 3)"),
+        ({"train": b"abc\0def"}, "train.txt: binary data (a NUL byte at offset 3, line 1)"),
+        ({"test": b"un\ncaf\xe9 au lait"}, "test.txt: not UTF-8 (byte 0xe9 at offset 6, line 2)"),
     ],
 )
 def test_refuses_bad_files(tmp_path: Path, changed, message: str):

@@ -187,7 +187,8 @@ def _find_splits(folder: Path) -> dict[str, Path]:
     return {split: candidates[0] for split, candidates in found.items()}
 
 
-def _read_lines(file: Path) -> list[Line]:
+def read_text(file: Path) -> str:
+    """The UTF-8 text of a file, plain or `.gz`. Raises DataError, naming file, line and remedy."""
     try:
         raw = file.read_bytes()
         if file.suffix == ".gz":
@@ -198,16 +199,24 @@ def _read_lines(file: Path) -> list[Line]:
         raise DataError(f"{file}: cannot be read ({error.strerror}); check its permissions") from error
     if b"\0" in raw:
         at = raw.index(b"\0")
-        raise DataError(f"{file}: binary data (a NUL byte at offset {at}); UTF-8 text is needed")
+        line = _line(raw, at)
+        raise DataError(f"{file}: binary data (a NUL byte at offset {at}, line {line}); UTF-8 text is needed")
     try:
-        text = raw.decode("utf-8-sig")
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{file}: not UTF-8 (byte {raw[error.start]:#04x} at offset {error.start}); "
-            "convert it, e.g. with iconv -t utf-8"
+            f"{file}: not UTF-8 (byte {raw[error.start]:#04x} at offset {error.start}, "
+            f"line {_line(raw, error.start)}); convert it, e.g. with iconv -t utf-8"
         ) from error
+
+
+def _line(raw: bytes, offset: int) -> int:
+    return raw.count(b"\n", 0, offset) + 1
+
+
+def _read_lines(file: Path) -> list[Line]:
     # Not splitlines(): U+2028 and its like are part of a line's text, not its end.
-    lines = text.split("\n")
+    lines = read_text(file).split("\n")
     if not lines[-1]:
         lines.pop()
     tokens = [line.split() for line in lines]

@@ -89,7 +89,7 @@ def run(options: TrainOptions, title: str, body: Callable[[Session], Result]) ->
     `title` stands before the progress bar. Raises ValueError for a device or a number of threads that
     cannot be had, before anything is read.
     """
-    device = _device(options.device)
+    device = find_device(options.device)
     if options.threads is not None:
         if options.threads < 1:
             raise ValueError(f"threads: {options.threads}; at least 1 is needed")
@@ -127,7 +127,8 @@ def _resume(command: str, folder: Path, processes: World) -> str:
     return f"{launcher}strop {command} --out {shlex.quote(str(folder))} --resume"
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """The device of that name; of several processes each gets its own GPU. Raises ValueError."""
     try:
         device = torch.device(name)
         if device.type == "cuda" and device.index is None:

@@ -1,0 +1,120 @@
+"""Translating text with the model of a run: from Python by `Translator`, from the command line by `run`."""
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+
+from strop.data.parallel import encode
+from strop.data.text import DataError, Vocabulary
+from strop.tasks.command import find_device
+from strop.tasks.translation import decoding
+from strop.tasks.translation.model import TranslationModel
+from strop.tasks.translation.task import SOURCE, TARGET, text
+from strop.training import RunFolderError, read_trained
+
+
+@dataclass(frozen=True)
+class Options:
+    """Translate the sentences on stdin, one per line, with a model that strop train nmt has trained.
+
+    They must be prepared as the training text was: words parted by white space, lower case if that was.
+    An empty line stays empty. Example:
+    strop translate --run runs/nmt-multi30k-nr-rh-st < sentences.en > sentences.de
+
+    Attributes:
+        run: Folder of the run; its best weights are used.
+        beam: Hypotheses side by side; 1 is greedy search.
+        alpha: Hypotheses are compared by log-probability / words ** alpha: less favours short ones.
+        batch: Sentences side by side.
+        device: Where to translate, e.g. cpu or cuda.
+        threads: CPU threads, if not torch's choice.
+    """
+
+    run: Path
+    beam: int = 5
+    alpha: float = 1.0
+    batch: int = 64
+    device: str = "cpu"
+    threads: int | None = None
+
+
+class Translator:
+    """A trained model with its vocabularies.
+
+    Args:
+        run: folder of a run of `strop train nmt`, finished or not.
+
+    Raises:
+        strop.training.RunError, DataError: nothing to translate with is there, or it is damaged.
+    """
+
+    def __init__(self, run: Path, device: torch.device | str = "cpu") -> None:
+        trained = read_trained(run)
+        identity = trained.identity
+        if identity.get("task") != "translation":
+            raise RunFolderError(f"{run}: a run of another task ({identity.get('task')}), not of train nmt")
+        self.source, self.target = (Vocabulary.read(run / name) for name in (SOURCE, TARGET))
+        preset = identity["preset"]
+        self.model = TranslationModel(
+            len(self.source),
+            len(self.target),
+            preset["units"],
+            preset["layers"],
+            preset["p"],
+            identity["dropout"],
+        )
+        try:
+            self.model.load_state_dict(trained.weights)
+        except RuntimeError as error:
+            raise RunFolderError(
+                f"{run}: {SOURCE} or {TARGET} do not fit the weights ({error}); restore them from a copy"
+            ) from error
+        self.model.to(device).eval()
+
+    def __call__(
+        self, lines: Sequence[str], *, beam: int = 5, alpha: float = 1.0, batch: int = 64
+    ) -> list[str]:
+        """The translation of every line; an empty one stays empty."""
+        sentences = [encode(self.source, line.split()) for line in lines]
+        written = [number for number, ids in enumerate(sentences) if ids]
+        translations = [""] * len(lines)
+        given = [sentences[number] for number in written]
+        for number, ids in decoding.translate(self.model, given, beam=beam, alpha=alpha, batch=batch):
+            translations[written[number]] = text(self.target, ids)
+        return translations
+
+
+def run(options: Options) -> int:
+    """The command `strop translate`: 0 when all of stdin is translated."""
+    for name in ("beam", "batch", "threads"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{name}: {value}; at least 1 is needed")
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    translator = Translator(options.run, find_device(options.device))
+    lines = read_lines(sys.stdin.buffer)
+    # At a terminal an answer to every line, else enough at a time to put sentences of like length together.
+    at_once = 1 if sys.stdin.isatty() else 16 * options.batch
+    while chunk := list(islice(lines, at_once)):
+        for line in translator(chunk, beam=options.beam, alpha=options.alpha, batch=options.batch):
+            print(line)
+        sys.stdout.flush()
+    return 0
+
+
+def read_lines(stream: BinaryIO | Iterable[bytes]) -> Iterator[str]:
+    """Lines of UTF-8. Raises DataError, naming the line."""
+    for number, line in enumerate(stream, 1):
+        try:
+            yield line.decode()
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"stdin, line {number}: not UTF-8 (byte {line[error.start]:#04x}); "
+                "convert it, e.g. with iconv -t utf-8"
+            ) from error
