@@ -86,6 +86,17 @@ def test_the_beam_of_a_sentence_does_not_depend_on_its_batch(model, beam):
     assert together == found(model, beam=beam, batch=1) == found(model, beam=beam, batch=2)
 
 
+def test_many_bad_ends_do_not_end_the_search_before_a_better_one():
+    search = decoding._Search(limit=9)
+    for length in range(1, 4):
+        # Word 5 is almost sure, and END the second best.
+        going = decoding._advance(search, [-0.1 * length, -4.0, -9.0], [5, END_ID, 6], WORDS, 2, length, 1.0)
+        assert [(word, score) for _, word, score in going] == [(5, -0.1 * length), (6, -9.0)]
+    assert len(search.finished) == 3
+    assert not decoding._advance(search, [-0.4, -0.5, -9.0], [END_ID, 5, 6], WORDS, 2, 4, 1.0)
+    assert search.best() == [5, 5, 5]
+
+
 def test_wrong_options_are_refused(model):
     with pytest.raises(ValueError, match="beam: 0"):
         found(model, beam=0)

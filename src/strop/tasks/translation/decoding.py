@@ -97,6 +97,9 @@ class _Search:
     def best(self) -> Ids:
         return max(self.finished, key=lambda hypothesis: hypothesis[0])[1]
 
+    def best_score(self) -> float:
+        return max(score for score, _ in self.finished)
+
 
 def beam_search(
     model: TranslationModel,
@@ -109,8 +112,10 @@ def beam_search(
     """The best of the hypotheses that were finished, `beam` of them kept at every step.
 
     At each step the likeliest `beam` continuations of a sentence's hypotheses are looked at: those that
-    end are finished, and the likeliest others go on. A sentence is done when it has `beam` finished ones,
-    or at its limit, where all that are left count as they are.
+    end are finished, and the likeliest others go on. A sentence is done when it has `beam` finished ones
+    of which one is better than all that go on, as they stand; or at its limit, where those that are left
+    count as they are. (`beam` finished ones alone are no end: where the model is sure, the others of the
+    beam end early, and a translation would be cut short.)
     """
     device = memory.padding.device
     searches = [_Search(limit) for limit in limits]
@@ -171,7 +176,7 @@ def _advance(
     if length == search.limit:
         search.finished += [(value / norm, ids) for (*_, value), ids in zip(going, alive, strict=True)]
         return []
-    if len(search.finished) >= beam or not going:
+    if not going or (len(search.finished) >= beam and search.best_score() >= going[0][2] / norm):
         return []
     # A beam wider than what there is to explore is filled with hypotheses that cannot win.
     missing = beam - len(going)
