@@ -59,7 +59,8 @@ class Encoder(nn.Module):
     def forward(self, source: Tensor, lengths: Tensor) -> tuple[Tensor, State]:
         """`lengths` are on the CPU and descending. Outputs beyond a sentence's end are zero."""
         x = self.embedding(source)
-        # Stretches of steps with the same number of sentences in them: with sentences of like length few.
+        # Stretches of steps with the same number of sentences in them: batches of like length have 1 or 2.
+        # For torch.nn.LSTM this is faster than packing (Multi30k, 512 units: 299 ms of CPU against 367).
         ends = sorted(set(lengths.tolist()))
         outputs: list[Tensor] = []
         finals: list[State] = []

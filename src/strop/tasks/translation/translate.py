@@ -101,10 +101,17 @@ def run(options: Options) -> int:
     lines = read_lines(sys.stdin.buffer)
     # At a terminal an answer to every line, else enough at a time to put sentences of like length together.
     at_once = 1 if sys.stdin.isatty() else 16 * options.batch
+    shows = sys.stderr.isatty() and not sys.stdout.isatty()
+    done = 0
     while chunk := list(islice(lines, at_once)):
         for line in translator(chunk, beam=options.beam, alpha=options.alpha, batch=options.batch):
             print(line)
         sys.stdout.flush()
+        done += len(chunk)
+        if shows:
+            print(f"\r{done:,} sentences translated", end="", file=sys.stderr, flush=True)
+    if shows and done:
+        print(file=sys.stderr)
     return 0
 
 
