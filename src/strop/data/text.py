@@ -144,7 +144,7 @@ def load_corpus(
             raise DataError(f"{error}; name a folder of text files instead (--data DIR)") from error
         return _corpus("Python's documentation", splits, _or(min_count, 2), _or(max_size, 10_000))
     folder = Path(path)
-    splits = {split: _read_lines(file) for split, file in _find_splits(folder).items()}
+    splits = {split: _read_lines(file) for split, file in find_splits(folder).items()}
     return _corpus(str(folder), splits, _or(min_count, 1), max_size)
 
 
@@ -158,7 +158,7 @@ def _corpus(name: str, splits: dict[str, list[Line]], min_count: int, max_size: 
     return Corpus(name, vocabulary, train, valid, test)
 
 
-def _find_splits(folder: Path) -> dict[str, Path]:
+def find_splits(folder: Path) -> dict[str, Path]:
     """The file of each split. A name that holds several split names counts for the last of them."""
     if not folder.exists():
         raise DataError(f"{folder}: no such folder; give the folder that holds the text files")
@@ -212,6 +212,18 @@ def read_text(file: Path) -> str:
 
 def _line(raw: bytes, offset: int) -> int:
     return raw.count(b"\n", 0, offset) + 1
+
+
+def decode_lines(name: str, lines: Iterable[bytes]) -> Iterator[str]:
+    """UTF-8 lines of a stream called `name`, without their ends. Raises DataError, naming the line."""
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield line.decode("utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{name}, line {number}: not UTF-8 (byte {line[error.start]:#04x}); "
+                "convert it, e.g. with iconv -t utf-8"
+            ) from error
 
 
 def _read_lines(file: Path) -> list[Line]:

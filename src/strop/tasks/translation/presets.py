@@ -63,12 +63,14 @@ class DataSet:
         source, target: languages.
         files: of train, valid and test, `{}` standing for the language; each may end in .gz.
         where: to be had.
+        inside: subfolder in which those who publish it keep them; it may be left out.
     """
 
     source: str
     target: str
     files: tuple[str, str, str]
     where: str
+    inside: str = "."
 
     def find(
         self, folder: Path, source: str | None = None, target: str | None = None
@@ -80,9 +82,10 @@ class DataSet:
         )
 
     def _find(self, folder: Path, name: str) -> Path:
-        for file in (folder / name, folder / f"{name}.gz"):
-            if file.exists():
-                return file
+        for place in (folder, folder / self.inside):
+            for file in (place / name, place / f"{name}.gz"):
+                if file.exists():
+                    return file
         raise DataError(f"{folder / name}: no such file, nor {name}.gz. {self.where}")
 
 
@@ -103,6 +106,7 @@ DATA_SETS: dict[PresetName, DataSet] = {
         "de",
         ("train.lc.norm.tok.{}", "val.lc.norm.tok.{}", "test_2016_flickr.lc.norm.tok.{}"),
         "Multi30k, task 1, tokenised: data/task1/tok of https://github.com/multi30k/dataset",
+        inside="tok",
     ),
     "iwslt15-en-vi": DataSet(
         "en",

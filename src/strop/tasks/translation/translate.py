@@ -1,16 +1,15 @@
 """Translating text with the model of a run: from Python by `Translator`, from the command line by `run`."""
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 
 from strop.data.parallel import encode
-from strop.data.text import DataError, Vocabulary
+from strop.data.text import Vocabulary, decode_lines
 from strop.tasks.command import find_device
 from strop.tasks.translation import decoding
 from strop.tasks.translation.model import TranslationModel
@@ -98,7 +97,7 @@ def run(options: Options) -> int:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     translator = Translator(options.run, find_device(options.device))
-    lines = read_lines(sys.stdin.buffer)
+    lines = decode_lines("stdin", sys.stdin.buffer)
     # At a terminal an answer to every line, else enough at a time to put sentences of like length together.
     at_once = 1 if sys.stdin.isatty() else 16 * options.batch
     shows = sys.stderr.isatty() and not sys.stdout.isatty()
@@ -113,15 +112,3 @@ def run(options: Options) -> int:
     if shows and done:
         print(file=sys.stderr)
     return 0
-
-
-def read_lines(stream: BinaryIO | Iterable[bytes]) -> Iterator[str]:
-    """Lines of UTF-8. Raises DataError, naming the line."""
-    for number, line in enumerate(stream, 1):
-        try:
-            yield line.decode()
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"stdin, line {number}: not UTF-8 (byte {line[error.start]:#04x}); "
-                "convert it, e.g. with iconv -t utf-8"
-            ) from error
