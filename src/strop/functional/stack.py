@@ -78,12 +78,17 @@ def dense_stack(
 ) -> tuple[Tensor, States]:
     """``stack`` with nothing dropped, by the fastest way there is; each direction has ``each`` weights.
 
-    Exporting, autocast, projections and evaluation under ``torch.compile`` see torch's own operator.
+    Exporting, tracing, ``torch.func``, autocast, projections and evaluation under ``torch.compile`` see torch's
+    own operator.
     """
     autocast = torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
     needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *(states or ()), *flat))
     # torch.compile cannot differentiate torch's own operator on a CPU (as of 2.13).
-    traced = torch.compiler.is_exporting() or torch.jit.is_tracing()
+    traced = (
+        torch.compiler.is_exporting()
+        or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+        or torch._C._are_functorch_transforms_active()  # what torch.autograd.Function asks, too
+    )
     traced = traced or (torch.compiler.is_compiling() and not needs_grad)
     if autocast or traced or each % 2 == 1 or not x.numel() or dispatch.select(x) != "native":
         return _torch_stack(cell, x, states, flat, each, bidirectional, batch_sizes)

@@ -13,10 +13,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from strop.ops import cells as kinds
 from strop.ops import dispatch
 from strop.ops.products import Keep
+from strop.ops.recurrence import Layer
 from strop.pattern import Mask
 from strop.tasks.translation.attention import Memory, attend, attend_backward
+
+_LSTM = Layer(kinds.LSTM)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,10 +164,11 @@ class _InputFeeding(torch.autograd.Function):
             layers = []
             for layer, cell in enumerate(cells):
                 keeps = _at(plan.inputs[layer], step), _at(plan.recurrent[layer], step), None
-                y, c_next, saved = recurrence.lstm_forward(x[None], h[layer], c[layer], *cell, *keeps)
+                y, h_next, c_next, saved = recurrence.forward(
+                    _LSTM, x[None], h[layer], c[layer], *cell, *keeps
+                )
                 layers.append(_Layer(x, y[0], h[layer], c[layer], saved))
-                x = h[layer] = y[0]
-                c[layer] = c_next
+                x, h[layer], c[layer] = y[0], h_next, c_next
             query = _times(x, plan.final, step)
             context, weights = attend(query, memory)
             both = torch.cat((context, query), 1)
@@ -191,7 +196,7 @@ class _InputFeeding(torch.autograd.Function):
         dfed: Tensor | None = None
         dinputs = h0.new_empty(steps, h0.shape[1], words)
         of_steps: list[tuple[Tensor, Tensor, Tensor]] = []
-        dgates: list[list[Tensor]] = [[] for _ in cells]
+        dgates: list[list[tuple[Tensor, ...]]] = [[] for _ in cells]
         for step in reversed(range(steps)):
             done = trace[step]
             doutput = grad_outputs[0][step]
@@ -207,7 +212,8 @@ class _InputFeeding(torch.autograd.Function):
             for layer in reversed(range(len(cells))):
                 x, y, h, c, saved = done.layers[layer]
                 keeps = _at(plan.inputs[layer], step), _at(plan.recurrent[layer], step), None
-                gates, dbelow, dh[layer], dc[layer] = recurrence.lstm_backward(
+                gates, dbelow, dh[layer], dc[layer] = recurrence.backward(
+                    _LSTM,
                     dx[None],
                     dh[layer],
                     dc[layer],
@@ -238,9 +244,9 @@ class _InputFeeding(torch.autograd.Function):
             gates.reverse()
             x = torch.stack([step.layers[layer].x for step in trace])
             y = torch.stack([step.layers[layer].y for step in trace])
-            dw_ih, dw_hh, db = recurrence.lstm_weight_grad(
-                x, y, h0[layer], torch.cat(gates), plan.inputs[layer], plan.recurrent[layer], None
+            of_all = tuple(torch.cat(each) for each in zip(*gates, strict=True))
+            dcells += recurrence.weight_grad(
+                _LSTM, x, y, h0[layer], of_all, plan.inputs[layer], plan.recurrent[layer], None
             )
-            dcells += [dw_ih, dw_hh, db, db]
         dstates = (torch.stack([part for part in each if part is not None]) for each in (dh, dc))
         return dinputs, *dstates, dkeys, dvalues, None, dcombine, None, *dcells
