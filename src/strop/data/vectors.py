@@ -1,0 +1,66 @@
+"""Pre-trained word vectors in GloVe's text format: a word and its numbers on each line, parted by spaces."""
+
+import gzip
+import math
+import zlib
+from collections.abc import Collection
+from pathlib import Path
+
+from strop.data.text import DataError
+
+
+def read_vectors(file: Path | str, wanted: Collection[str], width: int) -> dict[str, list[float]]:
+    """The vectors of the `wanted` words; the others are passed over, the first of each word counts.
+
+    The width of every line is checked, so that a damaged file does not pass. Reads `.gz` too.
+
+    Raises:
+        DataError: a line without `width` numbers, a number that is none, bytes that are not UTF-8, no
+            wanted word at all: the file and line are named.
+    """
+    file = Path(file)
+    found: dict[str, list[float]] = {}
+    number = 0
+    try:
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as lines:
+            for number, raw in enumerate(lines, start=1):
+                place = f"{file}, line {number}"
+                # Some words of the largest GloVe files have spaces in them: the numbers are at the end.
+                word, *numbers = _decode(place, raw).rstrip("\r\n").rstrip(" ").rsplit(" ", width)
+                if len(numbers) != width or (" " in word and _is_number(word.rpartition(" ")[2])):
+                    fields = raw.split(b" ")
+                    raise DataError(
+                        f"{place}: {len(fields) - 1} numbers after {_decode(place, fields[0])!r}; the model's "
+                        f"words have {width}: name a file of that width, or change the model's (--word-units)"
+                    )
+                if word in wanted and word not in found:
+                    found[word] = [_number(place, text) for text in numbers]
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{file}: damaged or not gzip ({error}); fetch it again") from error
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror}); check its name and permissions") from error
+    if not found:
+        raise DataError(f"{file}: none of its {number:,} words occurs in the data; is it of this language?")
+    return found
+
+
+def _decode(place: str, raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{place}: not UTF-8 (byte {raw[error.start]:#04x}); convert it, e.g. with iconv -t utf-8"
+        ) from error
+
+
+def _number(place: str, text: str) -> float:
+    if not _is_number(text):
+        raise DataError(f"{place}: {text!r} is not a number")
+    return float(text)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False

@@ -1,0 +1,127 @@
+"""BiLSTM-CNN-CRF (Ma and Hovy 2016) with three kinds of dropout."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+
+import strop
+from strop.tasks.tagging.crf import CRF
+from strop.tasks.tagging.encoding import Batch
+from strop.tasks.tagging.presets import DROPOUTS, Dropout, Preset
+
+
+class CharacterCNN(nn.Module):
+    """A word's spelling as one vector: character embeddings, a convolution over them, the largest of each.
+
+    Words are read as if zeros stood before and behind them; a position counts if its centre is inside.
+
+    Args:
+        characters: size of the vocabulary; id 0 is padding.
+        p: share of the embedded characters' elements dropped, each on its own.
+    """
+
+    def __init__(self, characters: int, preset: Preset, p: float) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(characters, preset.char_units, padding_idx=0)
+        self.drop = nn.Dropout(p)
+        self.convolution = nn.Conv1d(
+            preset.char_units,
+            preset.char_filters,
+            preset.char_width,
+            padding=preset.char_width // 2,
+            groups=preset.char_groups,
+        )
+
+    def forward(self, characters: Tensor) -> Tensor:
+        """Ids `[words, characters]` to `[words, filters]`."""
+        embedded = self.drop(self.embedding(characters)).transpose(1, 2)
+        outside = (characters == 0).unsqueeze(1)
+        return self.convolution(embedded).masked_fill(outside, -math.inf).amax(2)
+
+
+class Tagger(nn.Module):
+    """Batches of sentences to the log-probabilities of their tags, or to the most probable tags.
+
+    Args:
+        words, characters, tags: sizes of the vocabularies.
+        preset: sizes and shares.
+        dropout: `nr-random` drops single elements of the characters' and the words' embeddings, as TARGER
+            does. `nr-st` moves the dropout from the characters to the LSTM's whole input, the same units
+            for all sentences of the batch, anew at each word (Sarma et al. 2021, section 4.3). `nr-rh-st`
+            drops hidden states too, in both directions, on their way to the next word. The LSTM's output
+            is dropped in the same manner if the preset says so.
+
+    Parameters have the same names and shapes whatever `dropout` is.
+    """
+
+    def __init__(self, words: int, characters: int, tags: int, preset: Preset, dropout: Dropout) -> None:
+        if dropout not in DROPOUTS:
+            raise ValueError(f"dropout: {dropout!r}; it must be one of {', '.join(DROPOUTS)}")
+        super().__init__()
+        random = dropout == "nr-random"
+        self.embedding = nn.Embedding(words, preset.word_units)
+        self.spelling = CharacterCNN(characters, preset, preset.p if random else 0.0)
+        self.lstm = _lstm(preset, dropout)
+        if random:
+            self.drop, self.output_drop = nn.Dropout(preset.p), nn.Dropout(preset.output_p)
+            self.output = nn.Linear(2 * preset.units, tags)
+        else:
+            self.drop = self.output_drop = nn.Identity()
+            self.output = strop.Linear(2 * preset.units, tags, dropout=preset.output_p)
+        self.crf = CRF(tags)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Log-probability of each sentence's tags: `[sentences]`."""
+        if batch.tags is None:
+            raise ValueError("batch.tags: None; decode() needs no tags")
+        return self.crf(self.emissions(batch), batch.tags, batch.lengths)
+
+    def decode(self, batch: Batch) -> list[list[int]]:
+        """The most probable tags of each sentence."""
+        paths = self.crf.decode(self.emissions(batch), batch.lengths).t().tolist()
+        return [path[:length] for path, length in zip(paths, batch.lengths.tolist(), strict=True)]
+
+    def emissions(self, batch: Batch) -> Tensor:
+        """Scores of the tags at each word, by themselves: `[steps, sentences, tags]`."""
+        x = torch.cat([self.drop(self.embedding(batch.words)), self._spellings(batch)], 1)
+        y, _ = self.lstm(PackedSequence(x, batch.sizes))
+        y, _ = pad_packed_sequence(y)
+        return self.output(self.output_drop(y))
+
+    def _spellings(self, batch: Batch) -> Tensor:
+        """`[N, filters]`. A word's spelling is computed once, unless each occurrence has its own dropout."""
+        if self.training and self.spelling.drop.p:
+            return self.spelling(batch.characters[batch.forms])
+        return self.spelling(batch.characters)[batch.forms]
+
+    @torch.no_grad()
+    def initialise(self, seed: int, vectors: Mapping[int, list[float]] | None = None) -> None:
+        """Draws every parameter as Ma and Hovy do: the same for all dropouts and devices.
+
+        Embeddings uniform in ±√(3 / size), matrices in ±√(6 / (rows + columns)), biases zero but the forget
+        gates', which are one; the scores of neighbouring tags zero. `vectors` replace the embeddings of words.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        for name, parameter in sorted(self.named_parameters()):
+            bound = 0.0
+            if "embedding" in name:
+                bound = math.sqrt(3 / parameter.shape[1])
+            elif parameter.dim() > 1 and not name.startswith("crf."):
+                groups = self.spelling.convolution.groups if name.startswith("spelling.") else 1
+                bound = math.sqrt(6 / (parameter.shape[0] / groups + parameter[0].numel()))
+            drawn = torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator)
+            if name.startswith("lstm.bias_ih"):
+                drawn.view(4, -1)[1] = 1  # torch's gates are i, f, g, o; the other bias stays zero
+            parameter.copy_(drawn)
+        self.spelling.embedding.weight[0] = 0
+        for word, vector in (vectors or {}).items():
+            self.embedding.weight[word] = torch.tensor(vector)
+
+
+def _lstm(preset: Preset, dropout: Dropout) -> nn.RNNBase:
+    """The bidirectional LSTM with what it drops itself."""
+    inputs = preset.word_units + preset.char_filters
+    return nn.LSTM(inputs, preset.units, bidirectional=True)
