@@ -23,6 +23,8 @@ _COMMANDS: dict[tuple[str, ...], _Command] = {
     ("train", "lm"): _Command("strop.tasks.language", "train a language model"),
     ("train", "nmt"): _Command("strop.tasks.translation", "train a translation model"),
     ("translate",): _Command("strop.tasks.translation.translate", "translate stdin with a trained model"),
+    ("train", "ner"): _Command("strop.tasks.tagging", "train a tagger for named entities"),
+    ("tag",): _Command("strop.tasks.tagging.tag", "label stdin with a trained tagger"),
     ("bench", "layer"): _Command("strop.bench.layer", "time the LSTM layers of a preset, by phase"),
     ("bench", "train"): _Command("strop.bench.train", "time whole training steps of a preset"),
     ("bench", "sweep"): _Command("strop.bench.sweep", "time many shapes against the best alternative"),

@@ -16,7 +16,8 @@ from pathlib import Path
 from strop.data.schemes import Scheme, SchemeError, convert, detect, entities
 from strop.data.text import SPLITS, DataError, find_splits, read_text
 
-_DOCUMENT = "-DOCSTART-"
+#: The word that begins a document, in a sentence of its own.
+DOCUMENT = "-DOCSTART-"
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,11 @@ class TaggedCorpus:
             f"{self.scheme}; entities to learn from: {kinds}"
         )
 
+    def words(self) -> set[str]:
+        """The distinct words of all splits, lower-cased."""
+        splits = (self.train, self.valid, self.test)
+        return {word.lower() for split in splits for sentence in split for word in sentence.words}
+
 
 def load_tagged(path: Path | str) -> TaggedCorpus:
     """Reads a folder that holds one file each with `train`, `valid` and `test` in its name.
@@ -63,9 +69,9 @@ def load_tagged(path: Path | str) -> TaggedCorpus:
     folder = Path(path)
     files = find_splits(folder)
     rows = {split: list(_sentences(file)) for split, file in files.items()}
-    schemes = {split: _scheme(files[split], rows[split]) for split in SPLITS}
-    # A file without anything that tells schemes apart is in the scheme of the others.
-    scheme = max(schemes.values(), key=("iob2", "iob1", "iobes").index)
+    schemes: dict[str, Scheme] = {split: _scheme(files[split], rows[split]) for split in SPLITS}
+    # A file without anything that tells schemes apart passes for iob2, and follows the others.
+    scheme: Scheme = next((other for other in schemes.values() if other != "iob2"), "iob2")
     train, valid, test = (
         tuple(_in_scheme(files[split], sentence, scheme) for sentence in rows[split]) for split in SPLITS
     )
@@ -79,6 +85,12 @@ def read_tagged(file: Path) -> tuple[Scheme, list[Sentence]]:
     return scheme, [_in_scheme(file, sentence, scheme) for sentence in rows]
 
 
+def split_columns(line: str) -> list[str]:
+    """The columns of a line; none if it is empty."""
+    # Not split(): a no-break space may be part of a word.
+    return [column for column in line.replace("\t", " ").strip("\r\n").split(" ") if column]
+
+
 def _sentences(file: Path) -> Iterator[Sentence]:
     """The sentences with their tags as they stand there."""
     words: list[str] = []
@@ -87,10 +99,8 @@ def _sentences(file: Path) -> Iterator[Sentence]:
     any_sentence = False
     # A line more, empty, ends the last sentence.
     for number, line in enumerate([*read_text(file).split("\n"), ""], start=1):
-        # Not split(): a no-break space may be part of a word.
-        columns = line.replace("\t", " ").strip(" \r").split(" ")
-        columns = [column for column in columns if column]
-        if not columns or columns[0] == _DOCUMENT:
+        columns = split_columns(line)
+        if not columns or columns[0] == DOCUMENT:
             if words:
                 any_sentence = True
                 yield Sentence(tuple(words), tuple(tags), number - len(words))
@@ -135,7 +145,7 @@ def _in_scheme(file: Path, sentence: Sentence, scheme: Scheme) -> Sentence:
     for i, (tag, expected) in enumerate(zip(sentence.tags, convert(sentence.tags, scheme), strict=True)):
         if tag != expected:
             raise DataError(
-                f"{file}, line {sentence.line + i}: tag {tag!r} is not {scheme}, in which the other files are; "
-                "write all three in one scheme"
+                f"{file}, line {sentence.line + i}: tag {tag!r} is not {scheme}, in which other files of "
+                "the folder are; write all three in one scheme"
             )
     return Sentence(sentence.words, tuple(convert(sentence.tags, "iob2")), sentence.line)

@@ -103,9 +103,9 @@ def detect(sentences: Iterable[Sequence[str]]) -> Scheme:
             except ValueError as error:
                 raise SchemeError(str(error), position + i) from None
         found = entities(tags)
-        spelt = {scheme: spell(found, len(tags), scheme) for scheme in fitting}
+        spelt: dict[Scheme, list[str]] = {scheme: spell(found, len(tags), scheme) for scheme in fitting}
         for i, tag in enumerate(tags):
-            remaining = [scheme for scheme in fitting if spelt[scheme][i] == tag]
+            remaining: list[Scheme] = [scheme for scheme in fitting if spelt[scheme][i] == tag]
             if not remaining:
                 expected = " or ".join(f"{spelt[scheme][i]} ({scheme})" for scheme in fitting)
                 raise SchemeError(f"tag {tag!r} where {expected} should stand", position + i)

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Collection
 from pathlib import Path
 
-from strop.data.text import DataError
+from strop.data.text import DataError, decode_lines
 
 
 def read_vectors(file: Path | str, wanted: Collection[str], width: int) -> dict[str, list[float]]:
@@ -23,34 +23,27 @@ def read_vectors(file: Path | str, wanted: Collection[str], width: int) -> dict[
     number = 0
     try:
         with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as lines:
-            for number, raw in enumerate(lines, start=1):
+            for number, line in enumerate(decode_lines(str(file), lines), start=1):
                 place = f"{file}, line {number}"
                 # Some words of the largest GloVe files have spaces in them: the numbers are at the end.
-                word, *numbers = _decode(place, raw).rstrip("\r\n").rstrip(" ").rsplit(" ", width)
+                word, *numbers = line.rstrip(" ").rsplit(" ", width)
                 if len(numbers) != width or (" " in word and _is_number(word.rpartition(" ")[2])):
-                    fields = raw.split(b" ")
+                    first, *rest = line.split() or [""]
                     raise DataError(
-                        f"{place}: {len(fields) - 1} numbers after {_decode(place, fields[0])!r}; the model's "
-                        f"words have {width}: name a file of that width, or change the model's (--word-units)"
+                        f"{place}: {len(rest)} numbers after {first!r}; the model's words have {width}: "
+                        "name a file of that width, or change the model's (--word-units)"
                     )
                 if word in wanted and word not in found:
                     found[word] = [_number(place, text) for text in numbers]
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{file}: damaged or not gzip ({error}); fetch it again") from error
     except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror}); check its name and permissions") from error
+        raise DataError(
+            f"{file}: cannot be read ({error.strerror}); check its name and permissions"
+        ) from error
     if not found:
         raise DataError(f"{file}: none of its {number:,} words occurs in the data; is it of this language?")
     return found
-
-
-def _decode(place: str, raw: bytes) -> str:
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{place}: not UTF-8 (byte {raw[error.start]:#04x}); convert it, e.g. with iconv -t utf-8"
-        ) from error
 
 
 def _number(place: str, text: str) -> float:

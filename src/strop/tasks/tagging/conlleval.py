@@ -77,7 +77,9 @@ def evaluate(gold: Iterable[Sequence[str]], guessed: Iterable[Sequence[str]]) ->
     correct: Counter[str] = Counter()
     for number, (expected, actual) in enumerate(zip(gold, guessed, strict=True), start=1):
         if len(expected) != len(actual):
-            raise ValueError(f"guessed: {len(actual)} tags for the {len(expected)} words of sentence {number}")
+            raise ValueError(
+                f"guessed: {len(actual)} tags for the {len(expected)} words of sentence {number}"
+            )
         words += len(expected)
         right += sum(a == b for a, b in zip(expected, actual, strict=True))
         truth, guess = entities(expected), entities(actual)

@@ -89,7 +89,7 @@ class CRF(nn.Module):
         steps, batch, _ = emissions.shape
         if lengths.shape != (batch,):
             raise ValueError(f"lengths: shape {list(lengths.shape)}; [{batch}] is needed, one a sentence")
-        if batch and not (1 <= int(lengths.min()) and int(lengths.max()) <= steps):
+        if batch and (int(lengths.min()) < 1 or int(lengths.max()) > steps):
             raise ValueError(f"lengths: {lengths.tolist()}; each must be in [1, {steps}]")
 
 
@@ -130,7 +130,9 @@ def _recursions(
     steps, batch, tags = emissions.shape
     inside = _inside(emissions, lengths)
     matrices = torch.stack([transitions, transitions.t()]).unsqueeze(1)  # [2, 1, from, to]
-    left = torch.stack([emissions, emissions.flip(0)], 1)  # [steps, 2, batch, tags]: the word that a step leaves
+    left = torch.stack(
+        [emissions, emissions.flip(0)], 1
+    )  # [steps, 2, batch, tags]: the word that a step leaves
     # A sentence's alpha stops at its last word; its beta, which begins at the batch's end, waits until there.
     going = torch.stack([inside[1:], inside.flip(0)[:-1]], 1).unsqueeze(3)
     state = torch.stack([start.expand(batch, tags), stop.expand(batch, tags)])

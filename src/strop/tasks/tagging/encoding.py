@@ -5,8 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import chain
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -79,17 +78,21 @@ class Vocabularies:
         content = json.loads(text)
         if not isinstance(content, dict):
             raise TypeError(f"vocabularies: {type(content).__name__}; an object is needed")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in content.items()})
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+        return cls(**values)
 
     @cached_property
-    def _word_ids(self) -> dict[str, int]:
+    def word_ids(self) -> dict[str, int]:
+        """The ids of `words`."""
         return {word: i for i, word in enumerate(self.words)}
 
     @cached_property
     def _character_ids(self) -> dict[str, int]:
         return {character: i for i, character in enumerate(self.characters)}
 
-    def encode(self, sentences: Sequence[Sequence[str]], tags: Sequence[Sequence[str]] | None = None) -> "Encoded":
+    def encode(
+        self, sentences: Sequence[Sequence[str]], tags: Sequence[Sequence[str]] | None = None
+    ) -> "Encoded":
         """Sentences, none of them empty, and their tags (in any scheme) as tensors.
 
         Raises DataError for a tag that is not among `tags`.
@@ -101,7 +104,7 @@ class Vocabularies:
         characters = torch.zeros(len(forms), max(map(len, spelt), default=1), dtype=torch.int64)
         for row, ids in enumerate(spelt):
             characters[row, : len(ids)] = torch.tensor(ids)
-        word_of_form = torch.tensor([self._word_ids.get(form.lower(), 0) for form in forms], dtype=torch.int64)
+        word_of_form = torch.tensor([self.word_ids.get(form.lower(), 0) for form in forms], dtype=torch.int64)
         form = torch.tensor([forms[word] for word in words], dtype=torch.int64)
         return Encoded(
             lengths=torch.tensor([len(sentence) for sentence in sentences], dtype=torch.int64),
@@ -138,7 +141,7 @@ class Batch(NamedTuple):
         sizes: `[steps]`, on the CPU: sentences that have a word at each step.
         lengths: `[sentences]`: words of each, descending.
         tags: ids `[steps, sentences]`, zero behind a sentence's end; None if they are not known.
-        order: the sentences' numbers, as they were asked for.
+        order: `[sentences]`, on the CPU: their numbers in `Encoded`.
     """
 
     words: Tensor
@@ -147,7 +150,7 @@ class Batch(NamedTuple):
     sizes: Tensor
     lengths: Tensor
     tags: Tensor | None
-    order: list[int]
+    order: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +190,9 @@ class Encoded:
         characters = self.characters[rows, : int(self.form_lengths[rows].max())]
         tags = None
         if self.tags is not None:
-            tags = torch.zeros(inside.shape, dtype=torch.int64).masked_scatter_(inside, self.tags[at]).to(device)
+            tags = (
+                torch.zeros(inside.shape, dtype=torch.int64).masked_scatter_(inside, self.tags[at]).to(device)
+            )
         return Batch(
             self.words[at].to(device),
             forms.to(device),
@@ -195,7 +200,7 @@ class Encoded:
             inside.sum(1),
             lengths.to(device),
             tags,
-            order.tolist(),
+            order,
         )
 
     def fingerprint(self) -> list[bytes]:
@@ -204,17 +209,13 @@ class Encoded:
         return [tensor.numpy().tobytes() for tensor in tensors if tensor is not None]
 
 
-def bucketed(lengths: Tensor, batch: int, generator: torch.Generator) -> list[Tensor]:
-    """All sentences in batches of like length, in random order: the numbers of each batch's sentences.
+def bucketed(lengths: Tensor, batch: int, generator: torch.Generator) -> Tensor:
+    """Sentences in full batches of like length, in random order: numbers `[batches, batch]`.
 
-    Sentences are sorted by length with a little noise, so that other ones meet in every epoch, and cut into
-    ceil(sentences / batch) batches whose sizes differ by one at most.
+    They are sorted by length with a little noise, so that other ones meet in every epoch. Fewer than
+    `batch` sentences are left over, other ones in every epoch.
     """
-    noisy = lengths + 2 * torch.rand(len(lengths), generator=generator)
-    batches = noisy.argsort().tensor_split(-(-len(lengths) // batch))
-    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
-
-
-def in_order(batch: Batch, rows: Iterable[list[int]]) -> list[list[int]]:
-    """`rows`, one for each sentence of `batch`, sorted by the sentences' numbers."""
-    return [row for _, row in sorted(zip(batch.order, rows, strict=True), key=lambda pair: pair[0])]
+    chosen = torch.randperm(len(lengths), generator=generator)[: len(lengths) // batch * batch]
+    noisy = lengths[chosen] + 2 * torch.rand(len(chosen), generator=generator)
+    batches = chosen[noisy.argsort()].view(-1, batch)
+    return batches[torch.randperm(len(batches), generator=generator)]

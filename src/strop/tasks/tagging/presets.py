@@ -62,7 +62,9 @@ class Preset:
                 raise ValueError(f"{field.name}: {value}; it must be at least {least}")
         for name in ("char_units", "char_filters"):
             if getattr(self, name) % self.char_groups:
-                raise ValueError(f"char_groups: {self.char_groups}; it must divide {name}, {getattr(self, name)}")
+                raise ValueError(
+                    f"char_groups: {self.char_groups}; it must divide {name}, {getattr(self, name)}"
+                )
         if self.char_width % 2 == 0:
             raise ValueError(f"char_width: {self.char_width}; it must be odd, to be centred on a character")
 

@@ -1,0 +1,82 @@
+"""The command `strop tag`: labels what comes on standard input with a trained tagger."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from strop.data.conll import DOCUMENT, split_columns
+from strop.data.schemes import OUTSIDE, Scheme
+from strop.data.text import decode_lines
+from strop.tasks.command import find_device
+from strop.tasks.tagging.predict import load_tagger, predict
+
+# A sentence as rows of columns, a word in the first.
+_Rows = list[list[str]]
+# Sentences read at a time, to label those of like length side by side.
+_AT_ONCE = 1024
+
+
+@dataclass(frozen=True)
+class Options:
+    """Label text from standard input with the entities that a trained tagger finds.
+
+    Reads one sentence a line, its words parted by spaces, or, with --columns, one word a line and an empty
+    line after each sentence. Writes a word a line with its tag behind it and an empty line after each
+    sentence. With --columns all columns are kept, so tagged text can be evaluated at once:
+    strop tag --run RUN --columns < test.txt | conlleval
+
+    Attributes:
+        run: Folder of a run of strop train ner, finished or not: the best weights so far are used.
+        columns: Read one word a line, in the first of any number of columns.
+        scheme: Of the tags that are written, if not that of the training data.
+        device: Where to compute, e.g. cpu or cuda.
+    """
+
+    run: Path
+    columns: bool = False
+    scheme: Scheme | None = None
+    device: str = "cpu"
+
+
+def run(options: Options) -> int:
+    """The command `strop tag`: 0 when all input has been labelled."""
+    device = find_device(options.device)
+    model, vocabularies = load_tagger(options.run, device)
+    scheme = options.scheme or vocabularies.data_scheme
+    lines = decode_lines("stdin", sys.stdin.buffer)
+    sentences = _in_columns(lines) if options.columns else _in_lines(lines)
+    # At a terminal an answer to every sentence.
+    at_once = 1 if sys.stdin.isatty() else _AT_ONCE
+    while read := list(islice(sentences, at_once)):
+        words = [[row[0] for row in rows if row[0] != DOCUMENT] for rows in read]
+        tags = iter(
+            predict(model, vocabularies, [sentence for sentence in words if sentence], scheme, device)
+        )
+        for rows, sentence in zip(read, words, strict=True):
+            own = iter(next(tags) if sentence else [])
+            for row in rows:
+                print(*row, OUTSIDE if row[0] == DOCUMENT else next(own))
+            print()
+        sys.stdout.flush()
+    return 0
+
+
+def _in_lines(lines: Iterable[str]) -> Iterator[_Rows]:
+    """A sentence for each line, empty or not."""
+    for line in lines:
+        yield [[word] for word in split_columns(line)]
+
+
+def _in_columns(lines: Iterable[str]) -> Iterator[_Rows]:
+    """A sentence up to each empty line, and up to the end."""
+    rows: _Rows = []
+    for line in lines:
+        if columns := split_columns(line):
+            rows.append(columns)
+        else:
+            yield rows
+            rows = []
+    if rows:
+        yield rows
