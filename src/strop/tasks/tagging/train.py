@@ -133,9 +133,7 @@ def run(options: Options) -> int:
     """The command `strop train ner`: 0 when the run is complete."""
     preset = options.resolved()
     if options.data is None:
-        raise ValueError(
-            "data: None; name a folder of tagged text in CoNLL-2003's format (--data DIR)"
-        )
+        raise ValueError("data: None; name a folder of tagged text in CoNLL-2003's format (--data DIR)")
     if options.max_length is not None and options.max_length < 1:
         raise ValueError(f"max_length: {options.max_length}; at least 1 is needed")
     data = options.data
