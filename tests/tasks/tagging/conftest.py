@@ -24,7 +24,7 @@ TINY = Preset(
     momentum=0.9,
     decay=0.05,
     clip=5.0,
-    epochs=4,
+    epochs=2,
 )
 
 
@@ -47,7 +47,7 @@ def sentence(draw: random.Random) -> str:
 def text(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tagged")
     draw = random.Random(7)
-    for split, count in (("train", 83), ("valid", 30), ("test", 30)):
+    for split, count in (("train", 163), ("valid", 30), ("test", 30)):
         (folder / f"toy.{split}").write_text("\n\n".join(sentence(draw) for _ in range(count)) + "\n")
     return folder
 

@@ -28,15 +28,15 @@ def test_a_tagger_learns_and_resumes_exactly(corpus, tiny, dropout, tmp_path):
         preset = replace(tiny, epochs=epochs)
         return train_tagger(corpus, preset, dropout, out, evaluations=2, tensorboard=False, resume=resume)
 
-    whole = train(tmp_path / "whole", 4)
+    whole = train(tmp_path / "whole", 2)
     rows = read_curve(tmp_path / "whole" / "curve.csv")
     assert rows[-1]["train_loss"] < 0.4 * rows[0]["train_loss"]
     # Names are new, and every other word or so is one: chance finds next to nothing.
     assert rows[0]["valid_f1"] < rows[-1]["valid_f1"]
     assert whole.test["f1"] > 60
     assert whole.test.keys() == {"f1", "precision", "recall", "accuracy"}
-    train(tmp_path / "run", 2)
-    resumed = train(tmp_path / "run", 4, resume=True)
+    train(tmp_path / "run", 1)
+    resumed = train(tmp_path / "run", 2, resume=True)
     assert resumed.test == whole.test
     assert [row["valid_f1"] for row in resumed.rows] == [row["valid_f1"] for row in rows]
     expected = last_weights(tmp_path / "whole")
@@ -57,9 +57,9 @@ def test_batches_are_the_same_at_every_call_and_others_in_every_epoch(corpus, ti
     task = TaggingTask(corpus, tiny, "nr-random")
     orders = [[batch.order.tolist() for batch in task.batches(epoch, 0)] for epoch in (0, 0, 1)]
     assert orders[0] == orders[1] != orders[2]
-    assert len(orders[0]) == task.steps_per_epoch == 83 // 5
+    assert len(orders[0]) == task.steps_per_epoch == 163 // 5
     assert [batch.order.tolist() for batch in task.batches(0, 13)] == orders[0][13:]
-    left_over = [set(range(83)) - {number for batch in order for number in batch} for order in orders]
+    left_over = [set(range(163)) - {number for batch in order for number in batch} for order in orders]
     assert len(left_over[0]) == 3
     assert left_over[0] != left_over[2]
 
@@ -145,7 +145,7 @@ def trained(text, tmp_path_factory):
         "--out",
         str(out),
         "--epochs",
-        "6",
+        "3",
         "--dropout",
         "nr-random",
     ]
