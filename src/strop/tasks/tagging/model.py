@@ -136,4 +136,9 @@ class Tagger(nn.Module):
 def _lstm(preset: Preset, dropout: Dropout) -> nn.RNNBase:
     """The bidirectional LSTM with what it drops itself."""
     inputs = preset.word_units + preset.char_filters
-    return nn.LSTM(inputs, preset.units, bidirectional=True)
+    if dropout == "nr-random":
+        return nn.LSTM(inputs, preset.units, bidirectional=True)
+    recurrent = preset.p if dropout == "nr-rh-st" else 0.0
+    return strop.LSTM(
+        inputs, preset.units, bidirectional=True, input_dropout=preset.p, recurrent_dropout=recurrent
+    )
