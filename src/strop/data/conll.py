@@ -71,7 +71,8 @@ def load_tagged(path: Path | str) -> TaggedCorpus:
     rows = {split: list(_sentences(file)) for split, file in files.items()}
     schemes: dict[str, Scheme] = {split: _scheme(files[split], rows[split]) for split in SPLITS}
     # A file without anything that tells schemes apart passes for iob2, and follows the others.
-    scheme: Scheme = next((other for other in schemes.values() if other != "iob2"), "iob2")
+    found = set(schemes.values())
+    scheme = "iob1" if "iob1" in found else "iobes" if "iobes" in found else "iob2"
     train, valid, test = (
         tuple(_in_scheme(files[split], sentence, scheme) for sentence in rows[split]) for split in SPLITS
     )
