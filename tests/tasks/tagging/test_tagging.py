@@ -65,11 +65,15 @@ def test_batches_are_the_same_at_every_call_and_others_in_every_epoch(corpus, ti
 
 
 def test_every_process_takes_its_part_of_a_batch(corpus, tiny):
-    preset = replace(tiny, batch=6)
-    whole = next(TaggingTask(corpus, preset, "nr-random").batches(0, 2))
+    preset = replace(tiny, batch=6, p=0.0)
+    task = TaggingTask(corpus, preset, "nr-random")
+    whole = next(task.batches(0, 2))
     parts = [
         next(TaggingTask(corpus, preset, "nr-random", world=World(rank, 2)).batches(0, 2)) for rank in (0, 1)
     ]
+    task.vocabularies = replace(task.vocabularies, rare=0)
+    losses = [task.loss(task.model, batch, None).loss for batch in (whole, *parts)]
+    torch.testing.assert_close(losses[0], (losses[1] + losses[2]) / 2)
     assert sorted(parts[0].order.tolist() + parts[1].order.tolist()) == sorted(whole.order.tolist())
     assert len(parts[0].order) == 3
     with pytest.raises(RunError, match="6 columns"):

@@ -172,9 +172,6 @@ class Encoded:
     form_lengths: Tensor
     tags: Tensor | None
 
-    def __len__(self) -> int:
-        return len(self.lengths)
-
     @cached_property
     def _starts(self) -> Tensor:
         return self.lengths.cumsum(0) - self.lengths
@@ -202,11 +199,6 @@ class Encoded:
             tags,
             order,
         )
-
-    def fingerprint(self) -> list[bytes]:
-        """Its content, to be hashed."""
-        tensors = (self.lengths, self.words, self.forms, self.characters, self.tags)
-        return [tensor.numpy().tobytes() for tensor in tensors if tensor is not None]
 
 
 def bucketed(lengths: Tensor, batch: int, generator: torch.Generator) -> Tensor:

@@ -41,7 +41,7 @@ class CharacterCNN(nn.Module):
         inside = characters != 0
         embedded = self.drop(self.embedding(functional.pad(characters, (width // 2, width // 2))))
         windows = embedded.unfold(1, width, 1)[inside].flatten(1)  # [characters there, char_units · width]
-        # A filter's weights for its own group of channels, zeros for the others: [filters, char_units · width].
+        # Each filter's weights, with zeros for the other groups' channels: [filters, char_units · width].
         own = torch.eye(groups, device=windows.device, dtype=windows.dtype).view(groups, 1, groups, 1)
         weight = self.convolution.weight.view(groups, -1, 1, windows.shape[1] // groups) * own
         filtered = functional.linear(windows, weight.view(-1, windows.shape[1]), self.convolution.bias)

@@ -45,7 +45,7 @@ class TaggingTask:
         evaluations: what the latest evaluation of each split found, with tags in `iob2`.
 
     Raises:
-        DataError: fewer training sentences than a batch, or a type of entity that only valid or test has.
+        DataError: fewer training sentences than a batch.
     """
 
     metric = "f1"
@@ -80,7 +80,7 @@ class TaggingTask:
         self.model: Tagger = model.to(device)
         self._device, self._batch, self._seed = torch.device(device), preset.batch, seed
         self.steps_per_epoch = len(corpus.train) // preset.batch
-        # Most parameters are word embeddings: fused, their update is one pass, 5.5 ms in place of 8.4 (2 cores).
+        # Most parameters are word embeddings; fused, their update is one pass: 5.5 ms in place of 8.4.
         self.optimizer = torch.optim.SGD(
             model.parameters(), lr=preset.rate, momentum=preset.momentum, fused=True
         )
