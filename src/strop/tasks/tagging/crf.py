@@ -130,10 +130,9 @@ def _recursions(
     steps, batch, tags = emissions.shape
     inside = _inside(emissions, lengths)
     matrices = torch.stack([transitions, transitions.t()]).unsqueeze(1)  # [2, 1, from, to]
-    left = torch.stack(
-        [emissions, emissions.flip(0)], 1
-    )  # [steps, 2, batch, tags]: the word that a step leaves
-    # A sentence's alpha stops at its last word; its beta, which begins at the batch's end, waits until there.
+    # [steps, 2, batch, tags]: the emissions of the word that a step leaves.
+    left = torch.stack([emissions, emissions.flip(0)], 1)
+    # A sentence's alpha stops at its last word; its beta begins at the batch's end and waits until there.
     going = torch.stack([inside[1:], inside.flip(0)[:-1]], 1).unsqueeze(3)
     state = torch.stack([start.expand(batch, tags), stop.expand(batch, tags)])
     states = [state]
