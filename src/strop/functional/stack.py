@@ -78,8 +78,8 @@ def dense_stack(
 ) -> tuple[Tensor, States]:
     """``stack`` with nothing dropped, by the fastest way there is; each direction has ``each`` weights.
 
-    Exporting, tracing, ``torch.func``, autocast, projections and evaluation under ``torch.compile`` see torch's
-    own operator.
+    Exporting, tracing, ``torch.func``, autocast, projections and evaluation under ``torch.compile`` see
+    torch's own operator.
     """
     autocast = torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
     needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *(states or ()), *flat))
