@@ -1,6 +1,7 @@
 """Structured dropout that makes recurrent networks train faster."""
 
 from strop import functional
+from strop.conversion import convert, revert
 from strop.nn import GRU, LSTM, RNN, Dropout, GRUCell, Linear, LSTMCell, Masks, RNNCell
 from strop.ops.memory import empty_cache
 from strop.pattern import Mask, Pattern
@@ -17,6 +18,8 @@ __all__ = [
     "Masks",
     "Pattern",
     "RNNCell",
+    "convert",
     "empty_cache",
     "functional",
+    "revert",
 ]

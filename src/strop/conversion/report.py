@@ -1,0 +1,100 @@
+"""What became of every layer, as data and as a table."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, overload
+
+Action = Literal["swapped", "taken over", "put back", "left"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What became of a layer.
+
+    Attributes:
+        name: as in ``model.named_modules()``; empty for the model itself.
+        before, after: the names of its class.
+        action: ``swapped`` for a layer that got another class, ``taken over`` for a dropout that the layer
+            behind it does from now on, ``put back`` for one that it did, ``left`` for what stays as it was.
+        why: of a layer that was left, the reason; else what it drops now, or no longer.
+        concerned: whether it is a recurrent layer, a dropout, or a layer that got another class; the table
+            only counts the others.
+    """
+
+    name: str
+    before: str
+    after: str
+    action: Action
+    why: str
+    concerned: bool = True
+
+
+class Report(Sequence[Entry]):
+    """Entries for all layers (modules without children, and recurrent ones), in the model's order.
+
+    ``str`` makes a table of it; ``swapped``, ``taken_over``, ``put_back`` and ``left`` have one action each.
+    """
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self._entries = tuple(entries)
+
+    @overload
+    def __getitem__(self, index: int) -> Entry: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Entry]: ...
+    def __getitem__(self, index: int | slice) -> Entry | Sequence[Entry]:
+        return self._entries[index]
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._entries)
+
+    def __repr__(self) -> str:
+        counts = Counter(entry.action for entry in self)
+        return f"Report({', '.join(f'{count} {action}' for action, count in counts.items())})"
+
+    @property
+    def swapped(self) -> tuple[Entry, ...]:
+        return self._of("swapped")
+
+    @property
+    def taken_over(self) -> tuple[Entry, ...]:
+        return self._of("taken over")
+
+    @property
+    def put_back(self) -> tuple[Entry, ...]:
+        return self._of("put back")
+
+    @property
+    def left(self) -> tuple[Entry, ...]:
+        return self._of("left")
+
+    def _of(self, action: Action) -> tuple[Entry, ...]:
+        return tuple(entry for entry in self if entry.action == action)
+
+    def __str__(self) -> str:
+        rows = [
+            (entry.name or "(the model)", entry.before, entry.after, entry.action, entry.why)
+            for entry in self
+            if entry.concerned
+        ]
+        others = Counter(entry.before for entry in self if not entry.concerned)
+        lines = (
+            _aligned([("layer", "was", "is", "", ""), *rows]) if rows else ["No recurrent layer, no dropout."]
+        )
+        if others:
+            kinds = ", ".join(f"{kind} ({count})" if count > 1 else kind for kind, count in others.items())
+            lines.append(f"Other layers, left as they were: {kinds}.")
+        return "\n".join(lines)
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]

@@ -1,0 +1,112 @@
+"""Which dropouts the layers that they feed can take over, and why not the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from strop.conversion.watch import Call, Observed
+
+# What a layer answers when asked to drop p of its input: the reason why it cannot, or None.
+Feasible = Callable[[nn.Module, float], str | None]
+
+
+@dataclass
+class Takeover:
+    """What is taken over.
+
+    Attributes:
+        fed: the layers that take over each dropout, by dropout.
+        p: by layer, the share of its input that it drops from now on.
+        refused: why a dropout stays, by dropout.
+    """
+
+    fed: dict[nn.Module, list[nn.Module]] = field(default_factory=dict)
+    p: dict[nn.Module, float] = field(default_factory=dict)
+    refused: dict[nn.Module, str] = field(default_factory=dict)
+
+
+def settle(
+    dropouts: Mapping[nn.Dropout, str], consumers: Mapping[nn.Module, str], seen: Observed, feasible: Feasible
+) -> Takeover:
+    """A dropout goes if all that it feeds can drop its p; a layer can if all of its inputs were dropped so.
+
+    Args:
+        dropouts, consumers: with their names.
+    """
+    plan = Takeover()
+    for dropout in dropouts:
+        if not seen.outputs[dropout]:
+            plan.refused[dropout] = "did not run on example_inputs"
+        elif dropout in seen.other_uses:
+            plan.refused[dropout] = f"its output also goes into {seen.other_uses[dropout]}"
+    sources = {
+        consumer: {call.source for call in calls}
+        for consumer, calls in seen.calls.items()
+        if any(call.source for call in calls)
+    }
+    # One layer that cannot keeps its dropouts, which may keep other layers from theirs.
+    faults = {consumer: _fault(seen.calls[consumer], consumer, seen, feasible) for consumer in sources}
+    settled = False
+    while not settled:
+        settled = True
+        for consumer, feeding in sources.items():
+            name = consumers[consumer]
+            fault = faults[consumer]
+            if fault is None and (kept := [dropout for dropout in feeding if dropout in plan.refused]):
+                fault = f"is also fed by {dropouts[kept[0]]!r}, which stays"  # type: ignore[index]
+            for dropout in feeding:
+                if fault is not None and dropout is not None and dropout not in plan.refused:
+                    plan.refused[dropout] = f"{name!r}, which it feeds, {fault}"
+                    settled = False
+    for consumer, feeding in sources.items():
+        for dropout in feeding:
+            if dropout is not None and dropout not in plan.refused:
+                assert isinstance(dropout, nn.Dropout)
+                plan.fed.setdefault(dropout, []).append(consumer)
+                plan.p[consumer] = dropout.p
+    return plan
+
+
+def _fault(calls: list[Call], consumer: nn.Module, seen: Observed, feasible: Feasible) -> str | None:
+    """Why a layer cannot take over the dropouts of these inputs."""
+    ps = set()
+    for call in calls:
+        if call.source is None:
+            return "also reads inputs that are not dropped"
+        assert isinstance(call.source, nn.Dropout)
+        ps.add(call.source.p)
+    if len(ps) > 1:
+        return f"reads inputs dropped by {' and '.join(f'{p:g}' for p in sorted(ps))}"
+    if reason := feasible(consumer, ps.pop()):
+        return reason
+    if isinstance(consumer, nn.Linear):
+        return next(filter(None, (_layout(call.shape, seen.sequences) for call in calls)), None)
+    return None
+
+
+def _layout(shape: tuple[int, ...], sequences: set[tuple[int, int]]) -> str | None:
+    """Why strop.Linear would share a mask along the wrong axis of an input; None if it would not.
+
+    It takes ``[time, batch, in]``, or ``[batch, in]`` as one step. Which axis is which is told by the
+    sequences ``(time, batch)`` that the recurrent layers read in the same run.
+    """
+    rows = shape[:-1]
+    if len(rows) == 2:
+        as_time_first, as_batch_first = rows in sequences, rows[::-1] in sequences
+        if as_time_first and as_batch_first:
+            return f"reads {list(shape)}: give example_inputs that have more steps than rows, or fewer"
+        if as_time_first:
+            return None
+        if as_batch_first:
+            return (
+                "reads [batch, time, units], and strop.Linear draws a mask for each index of the first axis"
+            )
+    elif len(rows) == 1:
+        if any(time * batch == rows[0] for time, batch in sequences):
+            return "reads all steps as rows of one axis, so that they would share one mask"
+        if any(batch == rows[0] for _, batch in sequences):
+            return None
+    return f"reads {list(shape)}, of which no recurrent layer tells which axis is time"

@@ -1,0 +1,242 @@
+"""One run of a model, watched: which dropout feeds which layer, and what else sees its output."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from strop.conversion.kinds import is_recurrent
+from strop.conversion.restore import restored
+
+# What makes a new tensor of another's kind does not read its values.
+_BLIND = {
+    getattr(torch.ops.aten, name)
+    for name in [
+        "empty_like",
+        "zeros_like",
+        "ones_like",
+        "full_like",
+        "new_empty",
+        "new_zeros",
+        "new_ones",
+        "new_full",
+    ]
+}
+
+
+@dataclass(frozen=True)
+class Call:
+    """A layer's input in one call: its shape, and the dropout whose output it is."""
+
+    shape: tuple[int, ...]
+    source: nn.Module | None
+
+
+@dataclass
+class Observed:
+    """What a run showed.
+
+    Attributes:
+        calls: of every layer that may take over a dropout.
+        outputs: how many outputs each dropout made.
+        other_uses: of a dropout's output, by something else than one such layer.
+        sequences: time and batch of what the recurrent layers read.
+    """
+
+    calls: dict[nn.Module, list[Call]] = field(default_factory=lambda: defaultdict(list))
+    outputs: dict[nn.Module, int] = field(default_factory=lambda: defaultdict(int))
+    other_uses: dict[nn.Module, str] = field(default_factory=dict)
+    sequences: set[tuple[int, int]] = field(default_factory=set)
+
+
+@dataclass
+class _Carrier:
+    """A tensor with a dropout's output: as it is, packed, or about to be packed."""
+
+    tensor: Tensor
+    source: nn.Module
+    to_be_packed: bool = False
+    uses: int = 0
+
+
+def run(
+    model: nn.Module, example_inputs: Any, dropouts: set[nn.Module], consumers: set[nn.Module]
+) -> Observed:
+    """Runs the model once in training mode, and leaves no trace of it.
+
+    Args:
+        example_inputs: a tensor, a plain tuple of positional arguments, or a dict of keyword arguments.
+        dropouts: to watch.
+        consumers: the layers that may take a dropout over.
+
+    Raises:
+        TypeError: example_inputs is something else.
+        ValueError: the model fails on them.
+    """
+    args, kwargs = arguments(example_inputs)
+    while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        model = model.module
+    watch = _Watch(model, dropouts, consumers)
+    with restored(model), torch.no_grad(), watch:
+        try:
+            output = model(*args, **kwargs)
+        except Exception as error:
+            raise ValueError(
+                f"example_inputs: the model fails on them in training mode: {type(error).__name__}: {error}"
+            ) from error
+        watch.finish(output)
+    return watch.seen
+
+
+def arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The positional and the keyword arguments that ``example_inputs`` means."""
+    if type(example_inputs) is tuple:
+        return example_inputs, {}
+    if isinstance(example_inputs, dict):
+        return (), example_inputs
+    if isinstance(example_inputs, Tensor | PackedSequence):
+        return (example_inputs,), {}
+    raise TypeError(
+        "example_inputs must be a tensor, a tuple of positional arguments or a dict of keyword arguments, "
+        f"got {type(example_inputs).__name__}"
+    )
+
+
+def tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors in nested containers."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from tensors(each)
+    elif isinstance(value, Sequence | set) and not isinstance(value, str | bytes | range):
+        for each in value:
+            yield from tensors(each)
+
+
+class _Watch(TorchDispatchMode):
+    """Follows each output of a dropout by its identity; what a consumer does inside is its own affair."""
+
+    def __init__(self, model: nn.Module, dropouts: set[nn.Module], consumers: set[nn.Module]) -> None:
+        super().__init__()
+        self.seen = Observed()
+        self._model = model
+        self._dropouts, self._consumers = dropouts, consumers
+        self._opaque = dropouts | consumers
+        self._names = {module: name for name, module in model.named_modules()}
+        self._running: list[nn.Module] = []
+        self._carriers: dict[int, _Carrier] = {}  # by id; a carrier keeps its tensor, so ids stay unique
+        self._cell_calls: dict[tuple[nn.Module, int], int] = defaultdict(int)
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> Any:
+        for module in self._names:
+            # A layer's own hooks run outside of our two: what they do counts as done by others.
+            self._handles.append(module.register_forward_pre_hook(self._before, with_kwargs=True))
+            self._handles.append(module.register_forward_hook(self._after, prepend=True))
+        return super().__enter__()
+
+    def __exit__(self, *exception: Any) -> None:
+        super().__exit__(*exception)
+        for handle in self._handles:
+            handle.remove()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if self._running and self._running[-1] in self._opaque:
+            return result
+        operation = func.overloadpacket
+        if operation in _BLIND:
+            return result
+        for carrier in self._carried((args, kwargs)):
+            packs = operation is torch.ops.aten._pack_padded_sequence
+            # enforce_sorted=False puts the rows in order first.
+            sorts = operation is torch.ops.aten.index_select and args[1] != args[0].dim() - 1
+            if packs or (sorts and not carrier.to_be_packed):
+                self._used(carrier)
+                self._carry(result[0] if packs else result, carrier.source, to_be_packed=sorts)
+            else:
+                self._other(carrier, f"{operation.__name__}{self._where()}")
+        return result
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if is_recurrent(module) or module in self._consumers:
+            read = args[0] if args else kwargs.get("input")
+            self._note_sequence(module, read)
+            if module in self._consumers:
+                self._note_call(module, read, (args[1:], {k: v for k, v in kwargs.items() if k != "input"}))
+        elif module in self._dropouts:
+            for carrier in self._carried((args, kwargs)):
+                self._other(carrier, f"another dropout, {self._names[module]!r}")
+        self._running.append(module)
+
+    def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self._running.pop()
+        if module in self._dropouts and isinstance(output, Tensor):
+            self.seen.outputs[module] += 1
+            self._carry(output, module)
+
+    def _note_call(self, module: nn.Module, read: Any, rest: Any) -> None:
+        data = read.data if isinstance(read, PackedSequence) else read
+        carrier = self._carriers.get(id(data))
+        if carrier is not None:
+            self._used(carrier)
+            if carrier.to_be_packed:
+                self._other(carrier, f"index_select{self._where()}")
+        for other in self._carried(rest):
+            self._other(other, f"the state of {self._names[module]!r}")
+        shape = tuple(data.shape) if isinstance(data, Tensor) else ()
+        self.seen.calls[module].append(Call(shape, carrier.source if carrier else None))
+
+    def _note_sequence(self, module: nn.Module, read: Any) -> None:
+        if isinstance(read, PackedSequence):
+            self.seen.sequences.add((len(read.batch_sizes), int(read.batch_sizes[0])))
+        elif isinstance(read, Tensor) and isinstance(module, nn.RNNBase) and read.dim() == 3:
+            first, second, _ = read.shape
+            self.seen.sequences.add((second, first) if module.batch_first else (first, second))
+        elif isinstance(read, Tensor) and isinstance(module, nn.RNNCellBase) and read.dim() == 2:
+            self._cell_calls[module, read.shape[0]] += 1
+
+    def finish(self, output: Any) -> None:
+        """Looks at what is left of the dropouts' outputs once the model has returned."""
+        for carrier in self._carried(output):
+            self._other(carrier, "what the model returns")
+        for module, name in self._names.items():
+            kept = {key: value for key, value in vars(module).items() if not isinstance(value, nn.Module)}
+            for key, value in kept.items():
+                for carrier in self._carried(value):
+                    self._other(carrier, f"the attribute {'.'.join(filter(None, (name, key)))!r}")
+        for carrier in self._carriers.values():
+            if not carrier.uses:
+                self.seen.other_uses.setdefault(carrier.source, "nothing that convert can see")
+        self.seen.sequences |= {(calls, rows) for (_, rows), calls in self._cell_calls.items()}
+
+    def _carry(self, tensor: Tensor, source: nn.Module, to_be_packed: bool = False) -> None:
+        self._carriers[id(tensor)] = _Carrier(tensor, source, to_be_packed)
+
+    def _carried(self, value: Any) -> Iterator[_Carrier]:
+        for tensor in tensors(value):
+            if carrier := self._carriers.get(id(tensor)):
+                yield carrier
+
+    def _used(self, carrier: _Carrier) -> None:
+        carrier.uses += 1
+        if carrier.uses > 1:
+            self._other(carrier, "more than one layer")
+
+    def _other(self, carrier: _Carrier, use: str) -> None:
+        carrier.uses += 1
+        self.seen.other_uses.setdefault(carrier.source, use)
+
+    def _where(self) -> str:
+        name = self._names[self._running[-1]] if self._running else ""
+        return f" in {name!r}" if name else ""
