@@ -29,6 +29,11 @@ _COMMANDS: dict[tuple[str, ...], _Command] = {
     ("bench", "train"): _Command("strop.bench.train", "time whole training steps of a preset"),
     ("bench", "sweep"): _Command("strop.bench.sweep", "time many shapes against the best alternative"),
     ("report",): _Command("strop.bench.report", "compare training runs; or tables from what bench measured"),
+    ("convert-check",): _Command(
+        "strop.bench.convert_check", "what strop.convert makes of your model, and how fast"
+    ),
+    ("advise",): _Command("strop.bench.advise", "which dropout is fastest for your sizes, on this machine"),
+    ("report",): _Command("strop.bench.report", "tables from the JSON that bench wrote"),
 }
 # What `pip install strop[recipes]` adds.
 _RECIPES = {"matplotlib", "numpy", "rich", "sacrebleu", "safetensors", "tensorboard", "tyro"}

@@ -6,6 +6,8 @@ import copy
 import io
 import random
 import re
+import subprocess
+import sys
 from operator import attrgetter
 
 import pytest
@@ -306,3 +308,11 @@ def test_the_run_leaves_no_trace():
     assert torch.equal(model.rnn.weight_ih_l0.grad, torch.ones(16, 4))
     assert model.embedding.weight.grad is None
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_converting_imports_nothing_slow():
+    """torch._dynamo takes seconds."""
+    code = "import sys, torch, strop; from torch import nn; "
+    code += "strop.convert(nn.Sequential(nn.Dropout(), nn.LSTM(3, 3)), example_inputs=torch.ones(2, 2, 3)); "
+    code += "sys.exit('torch._dynamo' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

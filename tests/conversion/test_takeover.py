@@ -212,3 +212,12 @@ def test_what_is_taken_over_is_dropped_once_per_step_and_for_the_whole_batch():
     assert (kept == kept[:, :1]).all()
     assert (kept[:, 0].sum(1) == U // 2).all()
     assert torch.equal(made.eval()(x), made.rnn(x)[0])
+
+
+def test_a_dropout_within_a_compiled_function_is_seen():
+    @torch.compile(backend="eager")
+    def dropped(m, x):
+        return m.drop(x)
+
+    assert why(model(lambda m, x: m.rnn(dropped(m, x)))) == "taken over"
+    assert why(model(lambda m, x: m.rnn(dropped(m, x) + 1))) == "its output also goes into add"

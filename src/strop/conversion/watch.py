@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -29,6 +32,9 @@ _BLIND = {
         "new_full",
     ]
 }
+
+# Not containers of a result's tensors, whatever they refer to.
+_OPAQUE = (str, bytes, range, type, ModuleType, FunctionType, MethodType, nn.Module)
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,10 @@ def run(
     while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         model = model.module
     watch = _Watch(model, dropouts, consumers)
-    with restored(model), torch.no_grad(), watch:
+    # Functions that the model has compiled run as they are written. Without dynamo there are none.
+    dynamo = "torch._dynamo" in sys.modules
+    eager = torch.compiler.set_stance("force_eager") if dynamo else nullcontext()
+    with restored(model), eager, torch.no_grad(), watch:
         try:
             output = model(*args, **kwargs)
         except Exception as error:
@@ -110,15 +119,22 @@ def arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors in nested containers."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for each in value.values():
-            yield from tensors(each)
-    elif isinstance(value, Sequence | set) and not isinstance(value, str | bytes | range):
-        for each in value:
-            yield from tensors(each)
+    """The tensors in nested containers and plain objects, in order, each container once."""
+    seen: set[int] = set()
+    left = [value]
+    while left:
+        value = left.pop()
+        if isinstance(value, Tensor):
+            yield value
+        elif id(value) not in seen and not isinstance(value, _OPAQUE):
+            seen.add(id(value))
+            if isinstance(value, Mapping):
+                parts = value.values()
+            elif isinstance(value, Sequence | set | frozenset):
+                parts = value
+            else:
+                parts = getattr(value, "__dict__", {}).values()
+            left += reversed(list(parts))
 
 
 class _Watch(TorchDispatchMode):
@@ -135,6 +151,11 @@ class _Watch(TorchDispatchMode):
         self._carriers: dict[int, _Carrier] = {}  # by id; a carrier keeps its tensor, so ids stay unique
         self._cell_calls: dict[tuple[nn.Module, int], int] = defaultdict(int)
         self._handles: list[Any] = []
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """False spares the first run the seconds that importing torch._dynamo takes."""
+        return False
 
     def __enter__(self) -> Any:
         for module in self._names:
@@ -211,8 +232,7 @@ class _Watch(TorchDispatchMode):
         for carrier in self._carried(output):
             self._other(carrier, "what the model returns")
         for module, name in self._names.items():
-            kept = {key: value for key, value in vars(module).items() if not isinstance(value, nn.Module)}
-            for key, value in kept.items():
+            for key, value in vars(module).items():
                 for carrier in self._carried(value):
                     self._other(carrier, f"the attribute {'.'.join(filter(None, (name, key)))!r}")
         for carrier in self._carriers.values():

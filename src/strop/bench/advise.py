@@ -1,0 +1,221 @@
+"""`strop advise`: which dropout is fastest for a recurrent stack of given sizes, on this machine."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+import strop
+from strop.bench import command, machine, records
+from strop.bench.check import STEPS, discrepancies
+from strop.bench.command import CommonOptions, Timing
+from strop.bench.machine import Provenance
+from strop.bench.measure import Case, Sample, interleave, now
+from strop.bench.records import Record
+from strop.pattern import check_probability
+
+_PAYS = 1.05  # times torch's speed: below that, noise may have decided
+
+Cell = Literal["lstm"]
+_CELLS: dict[Cell, tuple[type[nn.RNNBase], type[nn.RNNBase]]] = {"lstm": (nn.LSTM, strop.LSTM)}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a stack drops: the share `nr` of every layer's input, `rh` of every hidden state."""
+
+    name: str
+    nr: float
+    rh: float = 0.0
+
+
+@dataclass(frozen=True)
+class Options(CommonOptions):
+    """Measure which dropout is fastest for layers of your sizes, on this machine, and where it does not pay.
+
+    Forward and backward of torch's layers, with nn.Dropout on their input, are timed against strop's: with
+    nothing dropped, with the inputs of all layers dropped (NR+ST), and with hidden states dropped too on
+    their way to the next step (NR+RH+ST). For a whole model there is `strop convert-check`.
+    """
+
+    cell: Cell = "lstm"
+    """What the layers are made of."""
+
+    input_size: int = 650
+    """Units of the input."""
+
+    hidden_size: int = 650
+    """Units of every layer."""
+
+    layers: int = 2
+    """Layers of the stack."""
+
+    batch: int = 20
+    """Sequences in a batch."""
+
+    steps: int = 35
+    """Time steps of a sequence."""
+
+    p: tuple[float, ...] = (0.25, 0.5, 0.65)
+    """Shares of units to drop, in (0, 1)."""
+
+    seconds: float = 20.0
+    """How long to measure, roughly; at least 5 rounds are run."""
+
+
+class Net(nn.Module):
+    """A stack x `[steps, batch, input]` to y, of torch's layers if `theirs`, else of strop's."""
+
+    def __init__(self, options: Options, setting: Setting, theirs: bool) -> None:
+        super().__init__()
+        torchs, strops = _CELLS[options.cell]
+        between = setting.nr if options.layers > 1 else 0.0
+        sizes = (options.input_size, options.hidden_size, options.layers)
+        self.dropout = nn.Dropout(setting.nr) if theirs else nn.Identity()
+        if theirs:
+            self.rnn = torchs(*sizes, dropout=between)  # pyright: ignore[reportCallIssue,reportArgumentType]
+        else:
+            own = {"input_dropout": setting.nr, "recurrent_dropout": setting.rh}
+            self.rnn = strops(*sizes, dropout=between, **own)  # pyright: ignore[reportCallIssue,reportArgumentType]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rnn(self.dropout(x))[0]
+
+
+def run(options: Options) -> int:
+    check_options(options)
+    return command.run(
+        options,
+        lambda device: _check(options, device),
+        lambda device: [_measure(options, device)],
+        lambda timings, where, notes: _show(options, timings[0], where, notes),
+    )
+
+
+def check_options(options: Options) -> None:
+    """Refuse sizes and shares that no layer can have; before anything is measured."""
+    for name in ("input_size", "hidden_size", "layers", "batch", "steps"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"{name}: {getattr(options, name)}; at least 1 is needed")
+    for p in options.p:
+        if not check_probability("p", p):
+            raise ValueError("p: 0 drops nothing, and is measured in any case; give shares above 0")
+    if not options.p:
+        raise ValueError("p: at least one share is needed")
+
+
+def settings(options: Options) -> list[Setting]:
+    """What strop is measured with."""
+    shares = sorted(set(options.p))
+    return [
+        Setting("nothing dropped", 0.0),
+        *(Setting(f"NR+ST p={p:g}", p) for p in shares),
+        *(Setting(f"NR+RH+ST p={p:g}", p, p) for p in shares),
+    ]
+
+
+def _check(options: Options, device: torch.device) -> list[str]:
+    torch.manual_seed(0)
+    shape = (min(options.steps, STEPS), options.batch)
+    x = torch.randn(*shape, options.input_size, device=device)
+    grad = torch.randn(*shape, options.hidden_size, device=device)
+
+    def loss(model: nn.Module) -> tuple[Tensor, Tensor]:
+        y = model(model.get_parameter("x"))
+        return (y * grad.to(y.dtype)).sum(), y
+
+    faults = []
+    for setting in settings(options):
+        net = Net(options, setting, theirs=False).to(device)
+        net.register_parameter("x", nn.Parameter(x.clone()))  # its gradient is compared too
+        faults += discrepancies(setting.name, net, loss)
+    return faults
+
+
+def _measure(options: Options, device: torch.device) -> Timing:
+    torch.manual_seed(0)
+    shape = (options.steps, options.batch)
+    x = torch.randn(*shape, options.input_size, device=device, requires_grad=True)
+    grad = torch.randn(*shape, options.hidden_size, device=device)
+    middle = Setting("torch", sorted(options.p)[len(options.p) // 2])
+    nets = {"torch": Net(options, middle, theirs=True)}
+    nets |= {setting.name: Net(options, setting, theirs=False) for setting in settings(options)}
+    cases: dict[str, Case] = {name: _case(net.to(device), x, grad, device) for name, net in nets.items()}
+    samples = interleave(cases, options.seconds)
+    made = records.summarise("advise", options.cell, device.type, samples, {}, None)
+    note = f"torch's layers drop p={middle.nr:g} of their inputs; their time does not depend on it."
+    return Timing(
+        [record for record in made if record.ms_p50 is not None],
+        len(samples["torch"]["overall"]),
+        machine.peak_gflops(device),
+        (note,),
+    )
+
+
+def _case(net: nn.Module, x: Tensor, grad: Tensor, device: torch.device) -> Case:
+    def once(_: int) -> Sample:
+        start = now(device)
+        net(x).backward(grad)
+        taken = now(device) - start
+        net.zero_grad(set_to_none=True)
+        x.grad = None
+        return {"overall": taken}
+
+    return once
+
+
+def _show(options: Options, timing: Timing, where: Provenance, notes: list[str]) -> None:
+    torchs, *ours = timing.records
+    title = (
+        f"strop advise: {options.cell.upper()} {options.input_size} → {options.layers} x "
+        f"{options.hidden_size}, batch {options.batch}, {options.steps} steps, on {where.cpu}"
+    )
+    header = ["", "", "p20 ms", "p50 ms", "p80 ms", "over torch"]
+    groups = [
+        [_row(f"torch.nn.{options.cell.upper()}", torchs)],
+        *(
+            [_row(f"strop {record.impl}", record) for record in ours if record.impl.startswith(start)]
+            for start in ("nothing", "NR+ST", "NR+RH+ST")
+        ),
+    ]
+    records.show(title, header, groups, [*advice(ours), *notes])
+
+
+def _row(name: str, record: Record) -> list[str]:
+    ratio = _speedup(record)
+    verdict = "pays" if ratio >= _PAYS else "does not pay" if record.impl.startswith("NR") else ""
+    times = (records.milliseconds(ms) for ms in (record.ms_p20, record.ms_p50, record.ms_p80))
+    return [name, verdict, *times, f"{ratio:.2f}x"]
+
+
+def advice(ours: Sequence[Record]) -> list[str]:
+    """What to take, from the records of strop's settings."""
+
+    def best(start: str) -> Record:
+        return max((record for record in ours if record.impl.startswith(start)), key=_speedup)
+
+    lines = []
+    for start, meaning in (("NR+ST", "without"), ("NR+RH+ST", "with")):
+        record = best(start)
+        if _speedup(record) >= _PAYS:
+            speed = f"{_speedup(record):.2f}x torch's speed"
+            lines.append(f"Fastest {meaning} recurrent dropout: {record.impl}, {speed}.")
+    dropping = [record for record in ours if record.impl.startswith("NR")]
+    useless = [record.impl for record in dropping if _speedup(record) < _PAYS]
+    if useless:
+        lines.append(
+            f"Does not pay here (below {_PAYS}x): {', '.join(useless)}. More is gained with larger layers, "
+            "larger batches and larger p."
+        )
+    if len(useless) == len(dropping):
+        lines.append("For these sizes, stay with torch's layers if speed is what you want.")
+    else:
+        lines.append("Choose p by what the model needs: the fastest is not the most accurate.")
+    return lines
+
+
+def _speedup(record: Record) -> float:
+    assert record.speedup_vs_torch is not None
+    return record.speedup_vs_torch

@@ -1,0 +1,175 @@
+"""`strop convert-check`: what strop.convert would do to a model, and how much faster it would train."""
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from torch import Tensor, nn
+from tyro.conf import Positional, arg
+
+import strop
+from strop.bench import machine, records
+from strop.bench.measure import Case, Percentiles, Sample, interleave, now
+from strop.conversion.watch import arguments, tensors
+
+
+@dataclass(frozen=True)
+class Options:
+    """Try strop.convert on a copy of your model, and time a training step before and after.
+
+    FUNCTION is called without arguments and returns the model and its example inputs, as strop.convert takes
+    them (a tensor, a tuple of positional or a dict of keyword arguments):
+
+        def build():
+            return Tagger(), torch.randint(1000, (35, 20))
+
+    Give inputs of the size that you train with. A step is forward and backward of all outputs; the loss and
+    the optimiser, which conversion does not change, are not part of it. Nothing of yours is changed.
+    """
+
+    target: Annotated[Positional[str], arg(metavar="FILE.py:FUNCTION")]
+    """A Python file, which is executed, and a function in it."""
+
+    recurrent_dropout: float | None = None
+    """Share of the hidden states to drop on their way to the next step, in [0, 1)."""
+
+    pattern: Literal["structured", "fixed", "random", "variational"] = "structured"
+    """How masks are drawn."""
+
+    seconds: float = 20.0
+    """How long to measure, roughly; at least 5 rounds are run."""
+
+    threads: int | None = None
+    """Threads for both; torch's own choice if not given."""
+
+
+def run(options: Options) -> int:
+    """The report, and the times; 1 if there is nothing to convert."""
+    if options.threads is not None:
+        if options.threads < 1:
+            raise ValueError(f"threads: {options.threads}; at least 1 is needed")
+        torch.set_num_threads(options.threads)
+    load = machine.load()
+    before, example_inputs = build(options.target)
+    try:
+        after = deepcopy(before)
+    except Exception as error:
+        raise ValueError(f"target: the model cannot be copied ({error}); return it freshly made") from error
+    report = strop.convert(
+        after,
+        recurrent_dropout=options.recurrent_dropout,
+        pattern=options.pattern,
+        example_inputs=example_inputs,
+    )
+    print(report)
+    if not report.swapped:
+        print("Nothing to convert.", file=sys.stderr)
+        return 1
+    args, kwargs = arguments(example_inputs)
+    models = {"before": before, "after": after}
+    cases = {name: _case(model.train(), args, kwargs) for name, model in models.items()}
+    samples = interleave(cases, options.seconds)
+    _show(samples, [_agreement(models, args, kwargs), *machine.load_note(load)])
+    return 0
+
+
+def build(target: str) -> tuple[nn.Module, Any]:
+    """What the function of FILE.py:FUNCTION returns.
+
+    Raises:
+        ValueError: there is no such file or function, or it fails or returns something else.
+    """
+    file, _, name = target.rpartition(":")
+    path = Path(file)
+    if not file or not name.isidentifier():
+        raise ValueError(f"target: {target!r}; FILE.py:FUNCTION is needed")
+    if not path.is_file() or path.suffix != ".py":
+        raise ValueError(f"target: {file!r} is not a Python file")
+    made = _call(path, name)
+    if not isinstance(made, tuple) or len(made) != 2 or not isinstance(made[0], nn.Module):
+        raise ValueError(
+            f"target: {name} must return a model and example inputs, it returned {type(made).__name__}"
+        )
+    return made
+
+
+def _call(path: Path, name: str) -> Any:
+    """The function's result, with the file's folder on the path as for a script."""
+    spec = importlib.util.spec_from_file_location("convert_check_target", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses and pickle look for its classes
+    sys.path.insert(0, str(path.parent.resolve()))
+    try:
+        spec.loader.exec_module(module)
+        if not callable(function := getattr(module, name, None)):
+            raise ValueError(f"target: {path} has no function {name!r}")
+        return function()
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(f"target: {path} failed with {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.pop(0)
+
+
+def _case(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Case:
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+    def once(_: int) -> Sample:
+        start = now(device)
+        outputs = list(_differentiable(model(*args, **kwargs)))
+        torch.autograd.backward(outputs, [torch.ones_like(output) for output in outputs])
+        taken = now(device) - start
+        model.zero_grad(set_to_none=True)
+        return {"step": taken}
+
+    return once
+
+
+def _differentiable(outputs: Any) -> Iterator[Tensor]:
+    found = False
+    for output in tensors(outputs):
+        if output.requires_grad:
+            found = True
+            yield output
+    if not found:
+        raise ValueError("target: the model returns no tensor that can be differentiated")
+
+
+def _agreement(models: dict[str, nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """How far apart the outputs are when nothing is dropped."""
+    with torch.no_grad(), torch.random.fork_rng():
+        before, after = (
+            [
+                output.double()
+                for output in tensors(model.eval()(*args, **kwargs))
+                if output.is_floating_point()
+            ]
+            for model in models.values()
+        )
+    apart = max((float((a - b).abs().max()) for a, b in zip(before, after, strict=True)), default=0.0)
+    return f"In eval mode the outputs differ by {apart:.1e} at most."
+
+
+def _show(samples: dict[str, dict[str, list[float]]], notes: list[str]) -> None:
+    ms = {name: Percentiles.of([1e3 * value for value in values["step"]]) for name, values in samples.items()}
+    rows = [
+        [
+            name,
+            "",
+            *(records.milliseconds(value) for value in (each.p20, each.p50, each.p80)),
+            f"{ms['before'].p50 / each.p50:.2f}x",
+        ]
+        for name, each in ms.items()
+    ]
+    rounds = len(samples["before"]["step"])
+    title = "\nA training step, forward and backward:"
+    circumstances = f"{rounds} interleaved rounds, {torch.get_num_threads()} threads, {machine.cpu_model()}."
+    records.show(title, ["", "", "p20 ms", "p50 ms", "p80 ms", "speed-up"], [rows], [circumstances, *notes])
