@@ -16,11 +16,12 @@ def _no_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("strop.bench.machine.peak_gflops", lambda device: 100.0)
 
 
-def test_every_setting_is_measured_and_judged(capsys: pytest.CaptureFixture[str]):
-    assert advise.run(TINY) == 0
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_every_setting_is_measured_and_judged(cell, capsys: pytest.CaptureFixture[str]):
+    assert advise.run(replace(TINY, cell=cell)) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "LSTM 6 → 2 x 8, batch 3, 4 steps" in lines[0]
-    names = ["torch.nn.LSTM", "strop nothing dropped", "strop NR+ST p=0.25", "strop NR+ST p=0.5"]
+    assert f"{cell.upper()} 6 → 2 x 8, batch 3, 4 steps" in lines[0]
+    names = [f"torch.nn.{cell.upper()}", "strop nothing dropped", "strop NR+ST p=0.25", "strop NR+ST p=0.5"]
     names += ["strop NR+RH+ST p=0.25", "strop NR+RH+ST p=0.5"]
     assert [line[: len(name)] for line, name in zip(lines[2:], names, strict=False)] == names
     assert len(lines) < 24

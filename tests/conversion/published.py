@@ -49,7 +49,8 @@ class WeightDrop(nn.Module):
         self._set()
 
     def _set(self) -> None:
-        self.layer.weight_hh_l0 = nn.functional.dropout(self.raw, self.p, self.training)
+        dropped = nn.functional.dropout(self.raw, self.p, self.training)
+        self.layer.weight_hh_l0 = dropped.view_as(dropped)  # in eval that would be the parameter itself
 
     def forward(self, *args):
         self._set()
@@ -77,19 +78,21 @@ class AWDModel(nn.Module):
 
 
 class Tagger(nn.Module):
-    """A bidirectional tagger of padded sentences, ``[batch, time]``, in any order of lengths."""
+    """A bidirectional tagger of padded sentences in any order of lengths."""
 
-    def __init__(self, kind: type[nn.RNNBase] = nn.LSTM, words: int = 30, units: int = 8, tags: int = 5):
+    def __init__(
+        self, kind: type[nn.RNNBase], batch_first: bool, words: int = 30, units: int = 8, tags: int = 5
+    ):
         super().__init__()
         self.embedding = nn.Embedding(words, units, padding_idx=0)
         self.dropout = nn.Dropout(0.4)
-        self.rnn = kind(units, units, num_layers=2, dropout=0.3, batch_first=True, bidirectional=True)
+        self.rnn = kind(units, units, num_layers=2, dropout=0.3, batch_first=batch_first, bidirectional=True)
         self.classifier = nn.Linear(2 * units, tags)
 
     def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
         x = self.dropout(self.embedding(ids))
-        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
-        y, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True)
+        packed = pack_padded_sequence(x, lengths, self.rnn.batch_first, enforce_sorted=False)
+        y, _ = pad_packed_sequence(self.rnn(packed)[0], self.rnn.batch_first)
         return self.classifier(self.dropout(y))
 
 

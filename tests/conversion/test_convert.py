@@ -205,7 +205,7 @@ def test_filter_fn_says_what_may_change():
     assert {entry.action for entry in report} == {"left"}
     assert why(report, "rnn") == why(report, "drop") == "filter_fn excludes it"
     report = strop.convert(model, filter_fn=lambda _, name: name != "rnn", example_inputs=ids())
-    assert why(report, "drop") == "'rnn', which it feeds, filter_fn excludes it"
+    assert why(report, "drop") == "feeds 'rnn': filter_fn excludes it"
     assert type(model.drop) is nn.Dropout
 
 
@@ -241,10 +241,11 @@ def replaced_forward(lstm):
         (OwnLSTM(4, 4), "a subclass of LSTM"),
         (nn.LSTM(4, 4, 2, dropout=1.0), r"dropout must be in \[0, 1\), got 1.0"),
         (with_hook(replaced_forward), "its forward was replaced"),
+        (with_hook(lambda m: prune.l1_unstructured(m, "bias_hh_l0", 0.3)), "bias_hh_l0 is not a parameter"),
         (with_hook(lambda m: prune.l1_unstructured(m, "weight_hh_l0", 0.3)), "not a parameter"),
         (with_hook(lambda m: parametrizations.weight_norm(m, "weight_hh_l0")), "parametrized"),
     ],
-    ids=["subclass", "p = 1", "forward", "pruned", "parametrized"],
+    ids=["subclass", "p = 1", "forward", "pruned bias", "pruned", "parametrized"],
 )
 def test_layers_that_may_do_something_else_are_left_alone(layer, reason):
     model = nn.Sequential(layer)
@@ -254,6 +255,34 @@ def test_layers_that_may_do_something_else_are_left_alone(layer, reason):
     assert re.search(reason, entry.why)
     assert type(layer) is kind
     assert set(vars(layer)) == attributes
+
+
+@pytest.mark.parametrize(
+    ("layer", "kind"),
+    [
+        (nn.LSTM(4, 6, 2, bias=False, dropout=0.3, bidirectional=True, proj_size=3), strop.LSTM),
+        (nn.GRU(4, 6, 2, batch_first=True, dropout=0.3), strop.GRU),
+        (nn.RNN(4, 6, 2, "relu", dropout=0.3), strop.RNN),
+        (nn.LSTMCell(4, 6, bias=False), strop.LSTMCell),
+        (nn.GRUCell(4, 6), strop.GRUCell),
+        (nn.RNNCell(4, 6, nonlinearity="relu"), strop.RNNCell),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+def test_every_kind_keeps_its_settings_and_comes_back(layer, kind):
+    x = torch.randn(5, 4) if isinstance(layer, nn.RNNCellBase) else torch.randn(5, 3, 4)
+    expected, plain, kept = layer.eval()(x), type(layer), dict(vars(layer))
+    (entry,) = strop.convert(layer, recurrent_dropout=0.5)
+    assert type(layer) is kind
+    assert layer.recurrent_dropout == 0.5
+    assert ("because of proj_size" in entry.why) == bool(getattr(layer, "proj_size", 0))
+    assert {name: vars(layer)[name] for name in kept} == kept
+    torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-6)
+    layer.train()(x)
+    strop.revert(layer)
+    assert type(layer) is plain
+    assert vars(layer).keys() == kept.keys()
 
 
 def test_the_report_is_a_table():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -81,6 +83,11 @@ def kept(m, x):
     return m.rnn(m.seen[0])
 
 
+def in_an_object(m, x):
+    y = m.drop(x)
+    return SimpleNamespace(rnn=m.rnn(y), parts=[y])
+
+
 def returned(m, x):
     y = m.drop(x)
     return {"y": m.rnn(y)[0], "x": (y,)}
@@ -94,6 +101,7 @@ LEFT = {
     "two layers": (twice, "its output also goes into more than one layer"),
     "kept": (kept, "its output also goes into the attribute 'seen'"),
     "returned": (returned, "its output also goes into what the model returns"),
+    "returned in an object": (in_an_object, "its output also goes into what the model returns"),
     "unused": (
         lambda m, x: (m.drop(x), m.rnn(x))[1],
         "its output also goes into nothing that convert can see",
@@ -109,19 +117,19 @@ LEFT = {
     ),
     "sometimes": (
         lambda m, x: m.rnn(m.drop(x))[0] + m.rnn(x)[0],
-        "'rnn', which it feeds, also reads inputs that are not dropped",
+        "feeds 'rnn': also reads inputs that are not dropped",
     ),
     "flattened": (
         lambda m, x: m.fc(m.drop(m.rnn(x)[0].flatten(0, 1))),
-        "'fc', which it feeds, reads all steps as rows of one axis, so that they would share one mask",
+        "feeds 'fc': reads all steps as rows of one axis, so that they would share one mask",
     ),
     "transposed": (
         lambda m, x: m.fc(m.drop(m.rnn(x)[0].transpose(0, 1))),
-        "'fc', which it feeds, reads [batch, time, units]",
+        "feeds 'fc': reads [batch, time, units]",
     ),
     "of unknown axes": (
         lambda m, x: (m.rnn(x), m.fc(m.drop(x[1:])))[1],
-        "'fc', which it feeds, reads [4, 3, 4], of which no recurrent layer tells which axis is time",
+        "feeds 'fc': reads [4, 3, 4], of which no recurrent layer tells which axis is time",
     ),
 }
 
@@ -143,14 +151,14 @@ def test_one_obstacle_keeps_a_dropout_and_all_that_hangs_on_it():
     made.other = nn.Dropout(0.5)
     report = strop.convert(made, example_inputs=torch.randn(T, B, U))
     reasons = {entry.name: entry.why for entry in report}
-    assert reasons["drop"] == "'fc', which it feeds, also reads inputs that are not dropped"
-    assert reasons["other"] == "'rnn', which it feeds, is also fed by 'drop', which stays"
+    assert reasons["drop"] == "feeds 'fc': also reads inputs that are not dropped"
+    assert reasons["other"] == "feeds 'rnn': is also fed by 'drop', which stays"
 
 
 def test_different_shares_stay():
     made = model(lambda m, x: m.rnn(m.drop(x))[0] + m.rnn(m.other(x))[0])
     made.other = nn.Dropout(0.25)
-    assert why(made) == "'rnn', which it feeds, reads inputs dropped by 0.25 and 0.5"
+    assert why(made) == "feeds 'rnn': reads inputs dropped by 0.25 and 0.5"
 
 
 @pytest.mark.parametrize(
@@ -199,7 +207,7 @@ def test_as_many_steps_as_rows_do_not_tell_which_axis_is_time():
 def test_nothing_is_counted_twice_with_strops_own_dropout():
     made = nn.Sequential(nn.Dropout(0.5), strop.LSTM(U, U, input_dropout=0.5))
     report = strop.convert(made, example_inputs=torch.randn(T, B, U))
-    assert report[0].why == "'1', which it feeds, drops its input already"
+    assert report[0].why == "feeds '1': drops its input already"
 
 
 def test_what_is_taken_over_is_dropped_once_per_step_and_for_the_whole_batch():

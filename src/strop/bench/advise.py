@@ -18,8 +18,12 @@ from strop.pattern import check_probability
 
 _PAYS = 1.05  # times torch's speed: below that, noise may have decided
 
-Cell = Literal["lstm"]
-_CELLS: dict[Cell, tuple[type[nn.RNNBase], type[nn.RNNBase]]] = {"lstm": (nn.LSTM, strop.LSTM)}
+Cell = Literal["lstm", "gru", "rnn"]
+_CELLS: dict[Cell, tuple[type[nn.RNNBase], type[nn.RNNBase]]] = {
+    "lstm": (nn.LSTM, strop.LSTM),
+    "gru": (nn.GRU, strop.GRU),
+    "rnn": (nn.RNN, strop.RNN),
+}
 
 
 @dataclass(frozen=True)

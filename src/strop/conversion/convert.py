@@ -137,8 +137,11 @@ class _Plan:
     def report(self) -> Report:
         return Report([self._entry(layer, name) for layer, name in self.names.items() if _is_listed(layer)])
 
-    def _obstacle(self, layer: nn.Module, input_dropout: float = 0.0) -> str | None:
-        """Why a layer cannot become strop's with so much dropout on its input; None if it can."""
+    def _obstacle(self, layer: nn.Module, input_dropout: float = 0.0, stepwise: bool = False) -> str | None:
+        """Why a layer cannot become strop's with so much dropout on its input; None if it can.
+
+        ``stepwise``: it is called once a step, as cells are.
+        """
         if reason := unknown(layer):
             return reason
         if layer in self.excluded:
@@ -147,19 +150,27 @@ class _Plan:
         assert kind is not None
         if input_dropout and type(layer) is kind.strop and getattr(layer, kind.input_dropout):
             return "drops its input already"
+        given = self._given(layer)
+        pattern, drops = given["pattern"], input_dropout or given.get("recurrent_dropout")
+        if drops and pattern.time_extent is None and (stepwise or isinstance(layer, nn.RNNCellBase)):
+            return f"draws a mask at each call, and pattern {pattern.name!r} has one for all steps"
         try:
             self._twin(layer, input_dropout)
-        except (NotImplementedError, ValueError) as error:
+        except ValueError as error:
             return str(error)
         return None
+
+    def _given(self, layer: nn.Module) -> dict[str, Any]:
+        """The settings that strop's layer gets, or has already."""
+        kind = kind_of(layer)
+        settings = self.settings if kind and type(layer) is kind.torch else vars(layer)
+        names = ("recurrent_dropout", "pattern") if is_recurrent(layer) else ("pattern",)
+        return {name: settings[name] for name in names}
 
     def _twin(self, layer: nn.Module, input_dropout: float) -> nn.Module:
         kind = kind_of(layer)
         assert kind is not None
-        settings = self.settings if type(layer) is kind.torch else vars(layer)
-        names = ("recurrent_dropout", "pattern") if is_recurrent(layer) else ("pattern",)
-        given = {name: settings[name] for name in names}
-        return kind.strop_twin(layer, **given, **{kind.input_dropout: input_dropout})
+        return kind.strop_twin(layer, **self._given(layer), **{kind.input_dropout: input_dropout})
 
     def _stays(self, dropout: nn.Module) -> str | None:
         """Why a dropout cannot be taken over, whatever it feeds; None if it may."""
@@ -251,10 +262,14 @@ def _is_listed(module: nn.Module) -> bool:
 
 def _dropped(layer: nn.Module) -> str:
     """The shares that one of strop's layers drops."""
-    kind = TO_TORCH[type(layer)]
-    names = dict.fromkeys((kind.input_dropout, "dropout", "recurrent_dropout"))
+    names = [TO_TORCH[type(layer)].input_dropout, "recurrent_dropout"]
+    if getattr(layer, "num_layers", 1) > 1:
+        names.insert(1, "dropout")
     shares = {name: getattr(layer, name, 0.0) for name in names}
-    return ", ".join(f"{name}={p:g}" for name, p in shares.items() if p) or "nothing dropped"
+    dropped = ", ".join(f"{name}={p:g}" for name, p in shares.items() if p)
+    if dropped and getattr(layer, "proj_size", 0):
+        dropped += ", one step after another because of proj_size"
+    return dropped or "nothing dropped"
 
 
 def _lost(layer: nn.Module, moved: bool) -> str:

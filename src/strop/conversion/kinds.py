@@ -84,7 +84,9 @@ def unknown(layer: nn.Module) -> str | None:
     if "forward" in vars(layer):
         return "its forward was replaced"
     plain = [
-        name for name, value in vars(layer).items() if name.startswith("weight") and isinstance(value, Tensor)
+        name
+        for name, value in vars(layer).items()
+        if name.startswith(("weight", "bias")) and isinstance(value, Tensor)
     ]
     if plain:
         return f"{plain[0]} is not a parameter (pruning and weight_norm compute it)"

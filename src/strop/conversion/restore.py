@@ -43,7 +43,8 @@ def restored(model: nn.Module) -> Iterator[None]:
                 table.update(before)
             with torch.no_grad():
                 for tensor, value in values:
-                    if not torch.equal(tensor, value):  # writing would invalidate graphs that hold it
+                    # Writing without need would invalidate graphs that hold the tensor.
+                    if tensor.layout != torch.strided or not torch.equal(tensor, value):
                         tensor.copy_(value)
             random.setstate(python)
             if numpy:

@@ -9,8 +9,8 @@ from torch import nn
 
 from strop.conversion.watch import Call, Observed
 
-# What a layer answers when asked to drop p of its input: the reason why it cannot, or None.
-Feasible = Callable[[nn.Module, float], str | None]
+# What a layer answers when asked to drop p of its input, perhaps step by step: why it cannot, or None.
+Feasible = Callable[[nn.Module, float, bool], str | None]
 
 
 @dataclass
@@ -59,7 +59,7 @@ def settle(
                 fault = f"is also fed by {dropouts[kept[0]]!r}, which stays"  # type: ignore[index]
             for dropout in feeding:
                 if fault is not None and dropout is not None and dropout not in plan.refused:
-                    plan.refused[dropout] = f"{name!r}, which it feeds, {fault}"
+                    plan.refused[dropout] = f"feeds {name!r}: {fault}"
                     settled = False
     for consumer, feeding in sources.items():
         for dropout in feeding:
@@ -80,9 +80,10 @@ def _fault(calls: list[Call], consumer: nn.Module, seen: Observed, feasible: Fea
         ps.add(call.source.p)
     if len(ps) > 1:
         return f"reads inputs dropped by {' and '.join(f'{p:g}' for p in sorted(ps))}"
-    if reason := feasible(consumer, ps.pop()):
+    linear = isinstance(consumer, nn.Linear)
+    if reason := feasible(consumer, ps.pop(), linear and any(len(call.shape) == 2 for call in calls)):
         return reason
-    if isinstance(consumer, nn.Linear):
+    if linear:
         return next(filter(None, (_layout(call.shape, seen.sequences) for call in calls)), None)
     return None
 
