@@ -1,0 +1,73 @@
+"""How kernels are launched: on what, how precisely, and in tiles of which sizes."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from triton import knobs
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+interpreting: bool = bool(knobs.runtime.interpret)
+"""Whether Triton's interpreter runs the kernels; fixed when they are first imported."""
+
+
+def run(
+    kernel: Any, grid: tuple[int, ...], *arguments: Any, cooperative: bool = False, **constants: Any
+) -> None:
+    """Launch ``kernel``, if the grid has any programs; ``cooperative``: all of them at once, or fail."""
+    # The interpreter knows no options. Triton warns if the first is left to it.
+    settings = {} if interpreting else {"enable_fp_fusion": True, "launch_cooperative_grid": cooperative}
+    if 0 not in grid:
+        kernel[grid](*arguments, **constants, **settings)
+
+
+def precision(dtype: torch.dtype) -> str:
+    """What ``tl.dot`` does with float32: ``tf32`` where torch's own products may, else ``ieee``."""
+    allowed = torch.backends.cuda.matmul.fp32_precision == "tf32"
+    return "tf32" if dtype != torch.float32 or allowed else "ieee"
+
+
+@lru_cache
+def processors(device: torch.device) -> int:
+    """Streaming multiprocessors: as many programs run at once for certain."""
+    if device.type != "cuda":
+        return 1
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+class Tiles(NamedTuple):
+    """Sizes of the tiles of a recurrence.
+
+    Attributes:
+        lanes: units of a panel: what a program computes of one step, with all their gates.
+        rows: of the batch.
+        chunk: kept units, or gates, in one step of a product's inner loop.
+        kept: kept units that a program of BP sends gradients to.
+        splits: parts that BP cuts the sum over the gates into.
+    """
+
+    lanes: int
+    rows: int
+    chunk: int
+    kept: int
+    splits: int
+
+
+def tiles(gates: int, hidden: int, batch: int, width: int, device: torch.device) -> Tiles:
+    """Sizes for a layer, chosen by counting bytes (docs/performance.md): not measured yet.
+
+    One tile of rows where the batch fits, since each tile reads the weights again. BP is cut into about as
+    many parts as there are processors.
+    """
+    lanes = 16
+    rows = min(128, max(16, triton.next_power_of_2(batch)))
+    chunk = 64 if hidden > 32 else 16
+    kept = 64 if width >= 512 else 32 if width > 16 else 16
+    length = -(-hidden // lanes) * gates * lanes
+    blocks = -(-max(width, 1) // kept) * -(-batch // rows)
+    splits = max(1, min(processors(device) // blocks, length // (2 * chunk), 16))
+    return Tiles(lanes, rows, chunk, kept, splits)
