@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
@@ -15,6 +16,10 @@ import strop.ops.memory
 import strop.ops.products
 import strop.ops.recurrence
 from strop.ops import dispatch
+
+# Without a GPU the Triton kernels run in Triton's interpreter. It is chosen for good when Triton is imported.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 settings.register_profile("strop", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("strop")

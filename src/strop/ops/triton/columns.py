@@ -137,6 +137,7 @@ def drop(
     steps = x.shape[0] // batch if offsets is None else offsets.shape[0] - 1
     if keep is not None and kept is None:
         kept = kept_map(keep, columns)
+    x = x.contiguous()
     out = torch.empty_like(x) if out is None else out
     rows = min(16, triton.next_power_of_2(batch))
     run(

@@ -16,6 +16,7 @@ from strop.ops.products import Keep
 from strop.ops.triton import launch, steps_backward, steps_forward
 from strop.ops.triton.columns import drop, kept_map, pack
 from strop.ops.triton.launch import Tiles, run
+from strop.ops.triton.products import forward_rows, input_grad_rows
 
 persistent: bool | None = None
 """Whether one cooperative launch runs a whole sequence; None: wherever that is possible."""
@@ -147,8 +148,7 @@ def forward(
     tiles = sequence.tiles(dropped.width, x.device)
     hidden, rows, batch = sequence.hidden, sequence.rows, sequence.batch
     bias, bias_n = _biases(sequence, b_ih, b_hh)
-    flat = drop(x.reshape(rows, -1), input_keep, batch, sequence.offsets)
-    gates = torch.nn.functional.linear(flat, w_ih, bias)
+    gates = forward_rows(x.reshape(rows, -1), w_ih, bias, input_keep, batch, sequence.offsets)
     weights = pack(w_hh, sequence.gates, tiles.lanes)
     first, initial = (0, rows) if sequence.reverse else (batch, 0)
     states = h0.new_empty(rows + batch, hidden)
@@ -340,8 +340,7 @@ def backward(
     )
     dx = None
     if need_dx:
-        dx = dgates @ w_ih
-        dx = drop(dx, input_keep, batch, sequence.offsets, out=dx).view(x.shape)
+        dx = input_grad_rows(dgates, w_ih, input_keep, batch, sequence.offsets).view(x.shape)
     grads = (dgates, drecurrent) if sequence.kind == "gru" else (dgates,)
     return grads, dx, dh0, carry.to(h0.dtype) if sequence.kind == "lstm" else None
 

@@ -1,16 +1,14 @@
-"""The recurrence in Triton against masked dense cells in plain autograd."""
+"""What the Triton kernels must compute: plain autograd, a row and a step at a time."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import NamedTuple
 
-import pytest
 import torch
 from torch import Tensor
 
 from strop.ops.products import Keep
-from strop.ops.triton import launch, recurrence
 
 LSTM, GRU, RNN_TANH, RNN_RELU = (
     SimpleNamespace(name=name, gates=gates)
@@ -41,33 +39,6 @@ class Case(NamedTuple):
         words += ["reverse"] * self.reverse + ["packed"] * (self.lengths is not None)
         words += ["no bias"] * (not self.bias)
         return " ".join(words) + ("" if len(self.given) == 3 else f" {'+'.join(self.given)}")
-
-
-CASES = [
-    Case(LSTM, (3, 2, 5, 19)),
-    Case(LSTM, (1, 1, 1, 1), "all", "all"),
-    Case(LSTM, (2, 17, 3, 7), "none", "none"),
-    Case(LSTM, (3, 3, 7, 33), "ragged", "ragged"),
-    Case(LSTM, (2, 3, 4, 70), "dense", "half"),
-    Case(LSTM, (3, 3, 4, 9), "dense", "dense", given=("dy",)),
-    Case(LSTM, (3, 3, 4, 9), "half", "dense", bias=False, given=("dh",)),
-    Case(LSTM, (3, 3, 4, 9), "dense", "rows", given=("dc",)),
-    Case(LSTM, (3, 3, 4, 9), "half", "one row", reverse=True),
-    Case(LSTM, (4, 3, 4, 9), "half", "half", reverse=True),
-    Case(LSTM, (4, 3, 4, 9), "ragged", "half", lengths=(4, 2, 1)),
-    Case(LSTM, (4, 3, 4, 9), "half", "ragged", reverse=True, lengths=(4, 2, 1)),
-    Case(LSTM, (3, 3, 4, 9), "half", "rows", reverse=True, lengths=(3, 3, 2)),
-    Case(GRU, (3, 2, 5, 19)),
-    Case(GRU, (3, 2, 5, 9), "ragged", "ragged", reverse=True, bias=False),
-    Case(GRU, (3, 3, 5, 9), "dense", "rows", given=("dy",)),
-    Case(GRU, (4, 3, 4, 9), "half", "half", lengths=(4, 2, 1)),
-    Case(GRU, (4, 3, 4, 9), "half", "ragged", reverse=True, lengths=(4, 2, 2)),
-    Case(GRU, (2, 3, 4, 9), "none", "none"),
-    Case(RNN_TANH, (3, 2, 5, 19)),
-    Case(RNN_TANH, (4, 3, 4, 9), "half", "half", reverse=True, lengths=(4, 2, 1)),
-    Case(RNN_RELU, (3, 2, 5, 19), "dense", "half", reverse=True),
-    Case(RNN_RELU, (4, 3, 4, 9), "half", "rows", lengths=(4, 4, 1)),
-]
 
 
 def make_keep(kind: str, steps: int, units: int, generator: torch.Generator) -> Keep | None:
@@ -170,39 +141,6 @@ class Problem:
         results |= {f"d{name}": grad for name, grad in zip(wanted, grads, strict=True)}
         return {name: value.detach() for name, value in results.items()}
 
-    def ours(self, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
-        """The same by the backend's three functions."""
-        case, (steps, batch, _, _) = self.case, self.case.shape
-
-        def to(value: Tensor | None) -> Tensor | None:
-            return None if value is None else value.to(device, dtype)
-
-        def rows(value: Tensor | None) -> Tensor | None:
-            value = to(value)
-            return value if value is None or case.lengths else value.view(steps, batch, -1)
-
-        def keep(value: Keep | None) -> Keep | None:
-            if value is None:
-                return None
-            return Keep(
-                value.index.to(device), None if value.count is None else value.count.to(device), value.scale
-            )
-
-        layer = Layer(case.cell, case.reverse, self.sizes)
-        x, h0, c0 = rows(self.x), to(self.h0), to(self.c0) if case.cell is LSTM else None
-        weights = (to(self.w_ih), to(self.w_hh))
-        masks = (keep(self.input_keep), keep(self.recurrent_keep), to(self.mask))
-        y, h, c, saved = recurrence.forward(layer, x, h0, c0, *weights, to(self.b_ih), to(self.b_hh), *masks)
-        dgates, dx, dh0, dc0 = recurrence.backward(
-            layer, rows(self.dy), to(self.dh), to(self.dc), x, y, h0, c0, *weights, saved, *masks, True
-        )
-        dw_ih, dw_hh, db_ih, db_hh = recurrence.weight_grad(layer, x, y, h0, dgates, *masks)
-        assert y.shape == (*x.shape[:-1], h0.shape[1])
-        results = {"y": y.flatten(0, -2), "h": h, "c": c, "dx": dx.flatten(0, -2), "dh0": dh0, "dc0": dc0}
-        results |= {"dw_ih": dw_ih, "dw_hh": dw_hh}
-        results |= {"db_ih": db_ih, "db_hh": db_hh} if case.bias else {}
-        return {name: value.cpu() for name, value in results.items() if value is not None}
-
 
 def assert_as_accurate(
     actual: dict[str, Tensor], torchs: dict[str, Tensor], truth: dict[str, Tensor]
@@ -217,26 +155,3 @@ def assert_as_accurate(
         floor = 2 * torch.finfo(dtype).eps * max(1.0, exact.abs().max().item())
         error, allowed = ours.max().item(), theirs.max().item()
         assert error <= 2 * allowed + floor, f"{name}: error {error:.3g}, torch's {allowed:.3g}"
-
-
-@pytest.fixture(autouse=True)
-def several_processors(monkeypatch):
-    """As on a GPU, whose BP is cut into splits."""
-    if launch.interpreting:
-        monkeypatch.setattr(launch, "processors", lambda device: 7)
-
-
-@pytest.mark.usefixtures("poison")
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_equals_masked_dense_cells(case, device):
-    problem = Problem(case)
-    truth = problem.oracle(torch.float64)
-    assert_as_accurate(problem.ours(torch.float32, device), problem.oracle(torch.float32), truth)
-
-
-@pytest.mark.usefixtures("poison")
-@pytest.mark.parametrize("case", [c for c in CASES if c.shape in ((3, 2, 5, 19), (4, 3, 4, 9))], ids=str)
-def test_in_half_precision(case, device):
-    problem = Problem(case)
-    truth = problem.oracle(torch.float64)
-    assert_as_accurate(problem.ours(torch.float16, device), problem.oracle(torch.float16), truth)

@@ -1,0 +1,96 @@
+"""The recurrence in Triton against masked dense cells in plain autograd."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from strop.ops.products import Keep
+from strop.ops.triton import launch, recurrence
+from triton_oracle import GRU, LSTM, RNN_RELU, RNN_TANH, Case, Layer, Problem, assert_as_accurate
+
+CASES = [
+    Case(LSTM, (3, 2, 5, 19)),
+    Case(LSTM, (1, 1, 1, 1), "all", "all"),
+    Case(LSTM, (2, 17, 3, 7), "none", "none"),
+    Case(LSTM, (3, 3, 7, 33), "ragged", "ragged"),
+    Case(LSTM, (2, 3, 4, 70), "dense", "half"),
+    Case(LSTM, (3, 3, 4, 9), "dense", "dense", given=("dy",)),
+    Case(LSTM, (3, 3, 4, 9), "half", "dense", bias=False, given=("dh",)),
+    Case(LSTM, (3, 3, 4, 9), "dense", "rows", given=("dc",)),
+    Case(LSTM, (3, 3, 4, 9), "half", "one row", reverse=True),
+    Case(LSTM, (4, 3, 4, 9), "half", "half", reverse=True),
+    Case(LSTM, (4, 3, 4, 9), "ragged", "half", lengths=(4, 2, 1)),
+    Case(LSTM, (4, 3, 4, 9), "half", "ragged", reverse=True, lengths=(4, 2, 1)),
+    Case(LSTM, (3, 3, 4, 9), "half", "rows", reverse=True, lengths=(3, 3, 2)),
+    Case(GRU, (3, 2, 5, 19)),
+    Case(GRU, (3, 2, 5, 9), "ragged", "ragged", reverse=True, bias=False),
+    Case(GRU, (3, 3, 5, 9), "dense", "rows", given=("dy",)),
+    Case(GRU, (4, 3, 4, 9), "half", "half", lengths=(4, 2, 1)),
+    Case(GRU, (4, 3, 4, 9), "half", "ragged", reverse=True, lengths=(4, 2, 2)),
+    Case(GRU, (2, 3, 4, 9), "none", "none"),
+    Case(RNN_TANH, (3, 2, 5, 19)),
+    Case(RNN_TANH, (4, 3, 4, 9), "half", "half", reverse=True, lengths=(4, 2, 1)),
+    Case(RNN_RELU, (3, 2, 5, 19), "dense", "half", reverse=True),
+    Case(RNN_RELU, (4, 3, 4, 9), "half", "rows", lengths=(4, 4, 1)),
+]
+
+
+def ours(problem: Problem, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
+    """The same by the backend's three functions."""
+    case, (steps, batch, _, _) = problem.case, problem.case.shape
+
+    def to(value: Tensor | None) -> Tensor | None:
+        return None if value is None else value.to(device, dtype)
+
+    def rows(value: Tensor | None) -> Tensor | None:
+        value = to(value)
+        return value if value is None or case.lengths else value.view(steps, batch, -1)
+
+    def keep(value: Keep | None) -> Keep | None:
+        if value is None:
+            return None
+        return Keep(
+            value.index.to(device), None if value.count is None else value.count.to(device), value.scale
+        )
+
+    layer = Layer(case.cell, case.reverse, problem.sizes)
+    x, h0, c0 = rows(problem.x), to(problem.h0), to(problem.c0) if case.cell is LSTM else None
+    weights = (to(problem.w_ih), to(problem.w_hh))
+    masks = (keep(problem.input_keep), keep(problem.recurrent_keep), to(problem.mask))
+    y, h, c, saved = recurrence.forward(
+        layer, x, h0, c0, *weights, to(problem.b_ih), to(problem.b_hh), *masks
+    )
+    dgates, dx, dh0, dc0 = recurrence.backward(
+        layer, rows(problem.dy), to(problem.dh), to(problem.dc), x, y, h0, c0, *weights, saved, *masks, True
+    )
+    dw_ih, dw_hh, db_ih, db_hh = recurrence.weight_grad(layer, x, y, h0, dgates, *masks)
+    assert y.shape == (*x.shape[:-1], h0.shape[1])
+    results = {"y": y.flatten(0, -2), "h": h, "c": c, "dx": dx.flatten(0, -2), "dh0": dh0, "dc0": dc0}
+    results |= {"dw_ih": dw_ih, "dw_hh": dw_hh}
+    results |= {"db_ih": db_ih, "db_hh": db_hh} if case.bias else {}
+    return {name: value.cpu() for name, value in results.items() if value is not None}
+
+
+@pytest.fixture(autouse=True)
+def several_processors(monkeypatch):
+    """As on a GPU, whose BP is cut into splits."""
+    if launch.interpreting:
+        monkeypatch.setattr(launch, "processors", lambda device: 7)
+
+
+@pytest.mark.usefixtures("poison")
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_equals_masked_dense_cells(case, device):
+    problem = Problem(case)
+    truth = problem.oracle(torch.float64)
+    assert_as_accurate(ours(problem, torch.float32, device), problem.oracle(torch.float32), truth)
+
+
+@pytest.mark.usefixtures("poison")
+@pytest.mark.parametrize("case", [c for c in CASES if c.shape in ((3, 2, 5, 19), (4, 3, 4, 9))], ids=str)
+def test_in_half_precision(case, device):
+    problem = Problem(case)
+    truth = problem.oracle(torch.float64)
+    assert_as_accurate(ours(problem, torch.float16, device), problem.oracle(torch.float16), truth)
