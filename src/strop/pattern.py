@@ -184,8 +184,11 @@ def _index_lists(keep: Tensor) -> tuple[Tensor, Tensor]:
     count = keep.sum(1, dtype=torch.int32)
     positions = torch.arange(columns, dtype=torch.int32, device=keep.device)
     index = torch.where(keep, positions, columns).sort(1).values
-    # torch.compile cannot know the longest: there all lists are filled up to the number of columns.
-    return index if torch.compiler.is_compiling() else index[:, : int(count.max())].contiguous(), count
+    # As wide as all columns where the longest list is not known: torch.compile cannot look at it, and on a GPU
+    # the host would have to wait for it.
+    if torch.compiler.is_compiling() or keep.is_cuda:
+        return index, count
+    return index[:, : int(count.max())].contiguous(), count
 
 
 @dataclass(frozen=True, eq=False)

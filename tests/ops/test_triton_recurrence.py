@@ -89,6 +89,22 @@ def test_equals_masked_dense_cells(case, device):
 
 
 @pytest.mark.usefixtures("poison")
+@pytest.mark.parametrize(
+    "case",
+    [Case(LSTM, (2, 17, 3, 40), "dense", "ragged"), Case(GRU, (3, 3, 4, 9), reverse=True, lengths=(3, 2, 1))],
+    ids=str,
+)
+def test_one_launch_runs_all_steps(monkeypatch, case, device):
+    """With one processor, and so one program, the grid's barrier returns in the interpreter too."""
+    monkeypatch.setattr(recurrence, "persistent", True)
+    if launch.interpreting:
+        monkeypatch.setattr(launch, "processors", lambda device: 1)
+    problem = Problem(case)
+    truth = problem.oracle(torch.float64)
+    assert_as_accurate(ours(problem, torch.float32, device), problem.oracle(torch.float32), truth)
+
+
+@pytest.mark.usefixtures("poison")
 @pytest.mark.parametrize("case", [c for c in CASES if c.shape in ((3, 2, 5, 19), (4, 3, 4, 9))], ids=str)
 def test_in_half_precision(case, device):
     problem = Problem(case)

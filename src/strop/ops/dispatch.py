@@ -7,6 +7,8 @@ fastest that can run is taken, and falling back is logged once.
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -25,7 +27,7 @@ from strop.ops import native, native_recurrence
 
 _log = logging.getLogger("strop")
 
-BACKENDS = ("reference", "native")
+BACKENDS = ("reference", "native", "triton")
 
 _forced: str | None = None
 _wrapper: Callable[[ModuleType], Any] | None = None
@@ -41,12 +43,37 @@ def why_not(name: str, x: Tensor | None = None) -> str | None:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}")
     if name == "reference":
         return None
+    if name == "triton":
+        return _why_not_triton(x)
     if native.missing is not None:
         return native.missing
     if x is not None and x.device.type != "cpu":
         return f"the native kernels run on the CPU, the operands are on {x.device}"
     if x is not None and x.dtype != torch.float32:
         return f"the native kernels compute in float32, the operands are {x.dtype}"
+    return None
+
+
+def _why_not_triton(x: Tensor | None) -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed (pip install 'strop[gpu]', on Linux)"
+    from strop.ops.triton.launch import DTYPES, interpreting
+
+    if interpreting:
+        if x is not None and x.dtype == torch.bfloat16:
+            return "Triton's interpreter computes wrong products in bfloat16"
+    elif not torch.cuda.is_available() or torch.version.hip is not None:
+        return "there is no NVIDIA GPU (TRITON_INTERPRET=1 runs the kernels on the CPU, slowly)"
+    if x is None:
+        return None
+    place = "cpu" if interpreting else "cuda"
+    if x.device.type != place:
+        return f"the Triton kernels run on {place} here, the operands are on {x.device}"
+    if x.dtype not in DTYPES:
+        return f"the Triton kernels compute in float32, float16 and bfloat16, the operands are {x.dtype}"
+    if x.is_cuda and torch.cuda.get_device_capability(x.device) < (8, 0):
+        major, minor = torch.cuda.get_device_capability(x.device)
+        return f"the Triton kernels need compute capability 8.0, {x.device} has {major}.{minor}"
     return None
 
 
@@ -101,10 +128,12 @@ def select(x: Tensor) -> str:
         if reason is not None:
             raise RuntimeError(f"backend {asked!r} was asked for and cannot run: {reason}")
         return asked
-    reason = why_not("native", x)
+    # On a CPU Triton's interpreter is for tests, and runs only if it is asked for.
+    fastest = "triton" if x.device.type == "cuda" else "native"
+    reason = why_not(fastest, x)
     if reason is None:
-        return "native"
-    if native.missing is not None and os.environ.get("STROP_ISA"):
+        return fastest
+    if fastest == "native" and native.missing is not None and os.environ.get("STROP_ISA"):
         raise RuntimeError(f"STROP_ISA asks for native kernels, which cannot run: {native.missing}")
     _log_once(reason)
     return "reference"
@@ -125,11 +154,19 @@ def _wrapped(backend: ModuleType) -> Any:
     return backend if _wrapper is None else _wrapper(backend)
 
 
+def _module(backend: str, name: str) -> ModuleType:
+    """A backend's ``products`` or ``recurrence``."""
+    if backend == "native":
+        return native if name == "products" else native_recurrence
+    package = "strop.ops.triton" if backend == "triton" else "strop.ops"
+    return importlib.import_module(f"{package}.{name}")
+
+
 def products(x: Tensor) -> Any:
     """The module with ``forward``, ``input_grad`` and ``weight_grad`` for operands like ``x``."""
-    return _wrapped(native if select(x) == "native" else strop.ops.products)
+    return _wrapped(_module(select(x), "products"))
 
 
 def recurrence(x: Tensor) -> Any:
     """The module with ``forward``, ``backward`` and ``weight_grad`` of a recurrence on operands like x."""
-    return _wrapped(native_recurrence if select(x) == "native" else strop.ops.recurrence)
+    return _wrapped(_module(select(x), "recurrence"))

@@ -80,7 +80,7 @@ def _input_grad(
 
 
 def pays(x: Tensor, batch: int, columns: int, keep: Keep | None) -> bool:
-    """Whether skipping is predicted to be faster than a dense product on dropped operands (docs/performance.md).
+    """Whether skipping is predicted to beat a dense product on dropped operands (docs/performance.md).
 
     Tensor cores do the dense product in less time than it takes to read every step's weights from L2 again.
     Without them (float32, no tf32) a product waits for its multiply-adds, and fewer of them are faster, if

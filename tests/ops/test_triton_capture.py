@@ -1,0 +1,55 @@
+"""On a GPU: a CUDA graph captures a sequence and the drawing of its masks, so nothing waits for the host."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from strop.ops.products import Keep
+from strop.ops.triton import recurrence
+from strop.pattern import Pattern
+from triton_oracle import LSTM, Layer
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+
+
+@pytest.mark.parametrize("persistent", [True, False], ids=["one launch", "a launch a step"])
+@pytest.mark.parametrize("exact", [True, False], ids=["exact", "bernoulli"])
+def test_forward_and_backward_are_captured(monkeypatch, device, exact, persistent):
+    monkeypatch.setattr(recurrence, "persistent", persistent)
+    steps, batch, features, hidden = 5, 20, 33, 70
+    x = torch.randn(steps, batch, features, device=device)
+    h0, c0 = torch.randn(2, batch, hidden, device=device)
+    w_ih = torch.randn(4 * hidden, features, device=device) / 8
+    w_hh = torch.randn(4 * hidden, hidden, device=device) / 8
+    bias = torch.randn(4 * hidden, device=device)
+    pattern = Pattern.named("structured", 0.5, exact=exact)
+    layer = Layer(LSTM)
+
+    def draw() -> list[Keep]:
+        masks = [pattern.draw(steps, units, batch, device=device) for units in (features, hidden)]
+        return [Keep(mask.index, mask.count, mask.scale) for mask in masks]
+
+    def run(keeps: list[Keep]) -> list[torch.Tensor]:
+        masks = (*keeps, None)
+        y, h, c, saved = recurrence.forward(layer, x, h0, c0, w_ih, w_hh, bias, bias, *masks)
+        dgates, dx, dh0, dc0 = recurrence.backward(
+            layer, y, h, c, x, y, h0, c0, w_ih, w_hh, saved, *masks, True
+        )
+        return [y, h, c, dx, dh0, dc0, *recurrence.weight_grad(layer, x, y, h0, dgates, *masks)]
+
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        run(draw())  # compiles
+    side.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        keeps = draw()
+        captured = run(keeps)
+    lists = []
+    for _ in range(3):
+        graph.replay()
+        lists.append(keeps[1].index.clone())
+        for ours, again in zip(captured, run(keeps), strict=True):
+            torch.testing.assert_close(ours, again)
+    assert not torch.equal(lists[0], lists[1])

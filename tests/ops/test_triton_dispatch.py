@@ -1,0 +1,97 @@
+"""When the Triton backend runs, and what is said where it cannot."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from strop import pattern
+from strop.ops import dispatch, selection
+from strop.ops.triton import launch
+
+
+def operand(device: str = "cuda", dtype: torch.dtype = torch.float16) -> SimpleNamespace:
+    """What dispatch looks at, of a tensor that this machine may not be able to hold."""
+    return SimpleNamespace(device=torch.device(device), dtype=dtype, is_cuda=device == "cuda")
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A machine with an A100."""
+    monkeypatch.setattr(launch, "interpreting", False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    monkeypatch.delenv("STROP_BACKEND", raising=False)
+
+
+def test_importing_strop_imports_no_triton():
+    code = "import sys, strop; assert 'triton' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_without_triton_everything_else_works(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "triton" else find(name))
+    assert "not installed" in (dispatch.why_not("triton") or "")
+    assert dispatch.select(torch.zeros(1)) in ("native", "reference")
+    assert dispatch.select(operand()) == "reference"  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_it_is_chosen_on_a_gpu(dtype):
+    assert dispatch.select(operand(dtype=dtype)) == "triton"  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize(
+    ("device", "dtype", "reason"),
+    [("cuda", torch.float64, "the operands are torch.float64"), ("cpu", torch.float32, "run on cuda")],
+    ids=str,
+)
+def test_operands_that_it_cannot_take(device, dtype, reason):
+    x = operand(device, dtype)
+    assert reason in (dispatch.why_not("triton", x) or "")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.usefixtures("gpu")
+def test_old_gpus_run_plain_pytorch(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert "has 7.5" in (dispatch.why_not("triton", operand()) or "")  # pyright: ignore[reportArgumentType]
+    assert dispatch.select(operand()) == "reference"  # pyright: ignore[reportArgumentType]
+
+
+def test_without_a_gpu_or_the_interpreter(monkeypatch):
+    monkeypatch.setattr(launch, "interpreting", False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "no NVIDIA GPU" in (dispatch.why_not("triton") or "")
+
+
+@pytest.mark.skipif(not launch.interpreting, reason="needs Triton's interpreter")
+def test_the_interpreter_runs_only_if_it_is_asked_for():
+    assert dispatch.select(torch.zeros(1)) != "triton"
+    with dispatch.use("triton"):
+        assert dispatch.select(torch.zeros(1)) == "triton"
+        assert dispatch.products(torch.zeros(1)).__name__ == "strop.ops.triton.products"
+        with pytest.raises(RuntimeError, match="wrong products in bfloat16"):
+            dispatch.select(torch.zeros(1, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("distinct", [2, 1000])
+def test_masks_drawn_without_waiting_are_the_same(distinct):
+    keys = torch.randint(distinct, (7, 33), dtype=torch.int32)
+    ranked = keys.long().bitwise_left_shift(32) + torch.arange(33)
+    assert torch.equal(selection._without_waiting(ranked, 12), selection.smallest(keys, 12))
+    keep = torch.rand(7, 33) < 0.4
+    index, count = pattern._index_lists(keep)
+    widest = pattern._widest_index_lists(keep)
+    assert widest.dtype == index.dtype
+    assert torch.equal(widest[:, : index.shape[1]], index)
+    assert bool((widest[:, index.shape[1] :] == 33).all())
+    assert torch.equal((widest < 33).sum(1), count)
