@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from strop.ops.cells import GRU, LSTM, RNN_TANH, Cell
 from strop.ops.products import Keep
-
-LSTM, GRU, RNN_TANH, RNN_RELU = (
-    SimpleNamespace(name=name, gates=gates)
-    for name, gates in (("LSTM", 4), ("GRU", 3), ("RNN_TANH", 1), ("RNN_RELU", 1))
-)
-
-
-class Layer(NamedTuple):
-    cell: object
-    reverse: bool = False
-    batch_sizes: Tensor | None = None
 
 
 class Case(NamedTuple):
     """A layer, its sizes, and what is dropped of its input and of its hidden state."""
 
-    cell: SimpleNamespace
+    cell: Cell
     shape: tuple[int, int, int, int]  # T, B, I, H
     on_input: str = "half"
     on_hidden: str = "half"

@@ -1,4 +1,4 @@
-"""Compiles the kernels of a recurrence for GPUs that need not be there: what the interpreter accepts, Triton may not.
+"""Compiles the kernels for GPUs that need not be there: what the interpreter accepts, Triton may not.
 
 A process of its own, without the interpreter. Prints for each kernel what the compiler says of its resources.
 """
@@ -25,14 +25,23 @@ INTS |= {"first", "last", "columns", "outputs", "panels"}
 
 def constants(cell: str, gates: int, precision: str) -> dict[str, object]:
     """The most that a kernel is ever asked for at once."""
-    flags = ("REVERSE", "PACKED", "LISTED", "COUNTED", "BIASED", "HAS_DY", "HAS_DH", "HAS_DC", "GATES", "PRODUCT")
-    sizes = {"G": gates, "U": 16, "ROWS": 32, "CHUNK": 64, "KEPT": 64, "SPLITS": 12, "COLUMNS": 128, "BLOCK": 128}
+    flags = "REVERSE PACKED LISTED COUNTED BIASED HAS_DY HAS_DH HAS_DC GATES PRODUCT PERSISTENT PREVIOUS"
+    sizes = {
+        "G": gates,
+        "U": 16,
+        "ROWS": 32,
+        "CHUNK": 64,
+        "KEPT": 64 if precision == "tf32" else 32,
+        "SPLITS": 8,
+    }
     return {
-        **dict.fromkeys((*flags, "PERSISTENT", "PREVIOUS"), True),
+        **dict.fromkeys(flags.split(), True),
         "MASKED": False,
         "CELL": cell,
         "PRECISION": precision,
         **sizes,
+        "COLUMNS": 128,
+        "BLOCK": 128,
     }
 
 

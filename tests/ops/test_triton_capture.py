@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from strop.ops.cells import LSTM
 from strop.ops.products import Keep
+from strop.ops.recurrence import Layer
 from strop.ops.triton import recurrence
 from strop.pattern import Pattern
-from triton_oracle import LSTM, Layer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
 

@@ -6,9 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
+import strop
+from strop.ops import dispatch
+from strop.ops.cells import GRU, LSTM, RNN_RELU, RNN_TANH
 from strop.ops.products import Keep
+from strop.ops.recurrence import Layer
 from strop.ops.triton import launch, recurrence
-from triton_oracle import GRU, LSTM, RNN_RELU, RNN_TANH, Case, Layer, Problem, assert_as_accurate
+from triton_oracle import Case, Problem, assert_as_accurate
 
 CASES = [
     Case(LSTM, (3, 2, 5, 19)),
@@ -110,3 +114,25 @@ def test_in_half_precision(case, device):
     problem = Problem(case)
     truth = problem.oracle(torch.float64)
     assert_as_accurate(ours(problem, torch.float16, device), problem.oracle(torch.float16), truth)
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+def test_modules_run_on_it(name, packed, device):
+    """Both directions of a layer, from zeros, in a module: as on plain PyTorch with the same masks."""
+    model = getattr(strop, name)(5, 7, bidirectional=True, input_dropout=0.5, recurrent_dropout=0.5).to(
+        device
+    )
+    x = torch.randn(4, 3, 5, device=device)
+    given = torch.nn.utils.rnn.pack_padded_sequence(x, torch.tensor([4, 2, 1])) if packed else x
+    masks = model.draw(4, 3)
+    found = {}
+    for backend in ("reference", "triton"):
+        model.zero_grad()
+        with dispatch.use(backend):
+            y, last = model(given, masks=masks)
+            y = y.data if packed else y
+            (y.square().sum() + sum(state.sum() for state in last)).backward()
+        found[backend] = [y.detach(), *(parameter.grad for parameter in model.parameters())]
+    for ours, expected in zip(found["triton"], found["reference"], strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)

@@ -15,7 +15,7 @@ from strop.ops.triton.columns import pack
 from strop.ops.triton.launch import run
 from strop.ops.triton.steps import span
 
-_OUTPUTS, _CHUNK, _KEPT = 64, 32, 64
+_OUTPUTS, _CHUNK, _KEPT = 64, 32, 32
 
 
 @triton.jit

@@ -57,7 +57,7 @@ class Tiles(NamedTuple):
     splits: int
 
 
-def tiles(gates: int, hidden: int, batch: int, width: int, device: torch.device) -> Tiles:
+def tiles(gates: int, hidden: int, batch: int, width: int, dtype: torch.dtype, device: torch.device) -> Tiles:
     """Sizes for a layer, chosen by counting bytes (docs/performance.md): not measured yet.
 
     One tile of rows where the batch fits, since each tile reads the weights again. BP is cut into about as
@@ -66,8 +66,11 @@ def tiles(gates: int, hidden: int, batch: int, width: int, device: torch.device)
     lanes = 16
     rows = min(128, max(16, triton.next_power_of_2(batch)))
     chunk = 64 if hidden > 32 else 16
-    kept = 64 if width >= 512 else 32 if width > 16 else 16
+    # Without tensor cores the registers do not hold 64.
+    kept = 16 if width <= 16 else 64 if width >= 512 and precision(dtype) == "tf32" else 32
     length = -(-hidden // lanes) * gates * lanes
     blocks = -(-max(width, 1) // kept) * -(-batch // rows)
-    splits = max(1, min(processors(device) // blocks, length // (2 * chunk), 16))
+    most = max(1, min(processors(device) // blocks, length // (2 * chunk), 16))
+    # A power of two, so that few variants are compiled.
+    splits = 1 << (most.bit_length() - 1)
     return Tiles(lanes, rows, chunk, kept, splits)

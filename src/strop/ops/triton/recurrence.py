@@ -7,12 +7,13 @@ with the hidden state, reads the kept units' weights alone.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from strop.ops.products import Keep
+from strop.ops.recurrence import Layer
 from strop.ops.triton import launch, steps_backward, steps_forward
 from strop.ops.triton.columns import drop, kept_map, pack
 from strop.ops.triton.launch import Tiles, run
@@ -36,7 +37,7 @@ class _Sequence(NamedTuple):
     sizes: Tensor | None
 
     @classmethod
-    def of(cls, layer: Any, x: Tensor, h0: Tensor) -> _Sequence:
+    def of(cls, layer: Layer, x: Tensor, h0: Tensor) -> _Sequence:
         """Of the input or the output ``x``."""
         cell = layer.cell
         batch, hidden = h0.shape
@@ -76,8 +77,8 @@ class _Sequence(NamedTuple):
             return torch.full((self.batch,), first, dtype=torch.int32, device=device)
         return (self._lengths() - 1).to(torch.int32).to(device)
 
-    def tiles(self, width: int, device: torch.device) -> Tiles:
-        return launch.tiles(self.gates, self.hidden, self.batch, width, device)
+    def tiles(self, width: int, like: Tensor) -> Tiles:
+        return launch.tiles(self.gates, self.hidden, self.batch, width, like.dtype, like.device)
 
     def tiles_of_gates(self, tiles: Tiles) -> int:
         """Panels of units times tiles of rows."""
@@ -125,7 +126,7 @@ def _programs(tiles: int, device: torch.device, whole: bool) -> int:
 
 
 def forward(
-    layer: Any,
+    layer: Layer,
     x: Tensor,
     h0: Tensor,
     c0: Tensor | None,
@@ -145,7 +146,7 @@ def forward(
     """
     sequence = _Sequence.of(layer, x, h0)
     dropped = _Drop.of(recurrent_keep, recurrent_mask, h0)
-    tiles = sequence.tiles(dropped.width, x.device)
+    tiles = sequence.tiles(dropped.width, x)
     hidden, rows, batch = sequence.hidden, sequence.rows, sequence.batch
     bias, bias_n = _biases(sequence, b_ih, b_hh)
     gates = forward_rows(x.reshape(rows, -1), w_ih, bias, input_keep, batch, sequence.offsets)
@@ -224,7 +225,7 @@ def _biases(
 
 
 def backward(
-    layer: Any,
+    layer: Layer,
     dy: Tensor | None,
     dh: Tensor | None,
     dc: Tensor | None,
@@ -247,7 +248,7 @@ def backward(
     """
     sequence = _Sequence.of(layer, y, h0)
     dropped = _Drop.of(recurrent_keep, recurrent_mask, h0)
-    tiles = sequence.tiles(dropped.width, x.device)
+    tiles = sequence.tiles(dropped.width, x)
     hidden, rows, batch = sequence.hidden, sequence.rows, sequence.batch
     weights, gates, cells = saved if len(saved) == 3 else (saved[0], h0, h0)
     kept = h0 if recurrent_keep is None else kept_map(recurrent_keep, hidden)
@@ -346,7 +347,7 @@ def backward(
 
 
 def weight_grad(
-    layer: Any,
+    layer: Layer,
     x: Tensor,
     y: Tensor,
     h0: Tensor,
