@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test lint format sanitize bench results clean
+.PHONY: install demo test lint format sanitize bench gpu results clean
 
 install: $(INSTALLED)
 
@@ -41,6 +41,18 @@ bench: install
 	    $(BIN)/strop bench $$bench --preset $$preset --csv benchmarks/results/$$bench.csv || exit 1; \
 	  done; \
 	done
+
+# All that a GPU can tell within 8 minutes, from a bare checkout: its Python needs torch and Triton alone. Prints a
+# short table last; GPU_OUT gets all of it.
+GPU_OUT ?= gpu.csv
+gpu:
+	if $(PYTHON) -c 'import pytest, pytest_timeout, hypothesis' 2>/dev/null; then \
+	  PYTHONPATH=src $(PYTHON) -m pytest -q tests/ops/test_triton_*.py || exit 1; \
+	fi
+	if command -v compute-sanitizer >/dev/null; then \
+	  PYTHONPATH=src compute-sanitizer --error-exitcode 1 $(PYTHON) -m strop.bench gpu --tiny --out $(GPU_OUT) || exit 1; \
+	fi
+	PYTHONPATH=src $(PYTHON) -m strop.bench gpu --minutes 6 --out $(GPU_OUT)
 
 # The trainings of docs/results.md whose data is given, hours each; one that was stopped goes on:
 # make results DATA="ptb=FOLDER conll2003=FOLDER" ONLY=zaremba-medium EPOCHS=15

@@ -1,0 +1,338 @@
+"""`python -m strop.bench gpu`: everything that is worth knowing of a GPU, in one bounded run.
+
+First whether the results are right there, then the stacks of all presets and a sweep against `torch.nn.LSTM`
+on cuDNN. It needs torch and Triton alone, and runs from a checkout without an installation.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from torch import Tensor, nn
+
+from strop.bench import gpu_check
+from strop.bench.baselines import EagerLoop
+from strop.bench.gpu_machine import Gpu, describe
+from strop.bench.measure import Percentiles
+from strop.bench.presets import LAYER_PRESETS, Layers, Preset
+from strop.bench.stack import build, inputs
+from strop.ops import dispatch
+
+PRECISIONS: dict[str, tuple[torch.dtype, str]] = {
+    "fp32": (torch.float32, "ieee"),
+    "tf32": (torch.float32, "tf32"),
+    "bf16": (torch.bfloat16, "ieee"),
+    "fp16": (torch.float16, "ieee"),
+}
+_CUDNN = "cudnn"
+_OURS = ("nr-st", "nr-rh-st")
+_INPUT_SETS, _REPLAYS = 3, 5
+_ROUNDS = 5  # at least
+_SECONDS, _SWEEP_SECONDS = 2.0, 0.5
+
+
+@dataclass(frozen=True)
+class Options:
+    """Check and measure a GPU: correctness first, then all presets and a sweep against cuDNN."""
+
+    out: Path
+    """Write a row for each measurement to this CSV file, with the device and versions."""
+
+    device: str = "cuda"
+    """Which GPU."""
+
+    minutes: float = 7.5
+    """Stop measuring after that many minutes; what was left out is said."""
+
+    tiny: bool = False
+    """Tiny sizes, also in Triton's interpreter without a GPU: a trial of the suite itself."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One implementation at one point, forward and backward together.
+
+    `mode` is `calls` where every kernel is launched from Python, `graph` where a CUDA graph is replayed.
+    """
+
+    stage: str
+    preset: str
+    layers: str
+    batch: int
+    steps: int
+    nr: float
+    rh: float
+    precision: str
+    mode: str
+    impl: str
+    rounds: int
+    ms_p20: float
+    ms_p50: float
+    ms_p80: float
+    speedup_vs_cudnn: float | None
+
+
+@dataclass(frozen=True)
+class Point:
+    stage: str
+    preset: Preset
+    precision: str
+    impls: tuple[str, ...]
+    seconds: float
+    rounds: int = _ROUNDS
+    """At least."""
+
+
+def run(options: Options) -> int:
+    """Checks, measures, writes and shows; the exit status."""
+    start = perf_counter()
+    device = torch.device(options.device)
+    interpreted = device.type == "cpu"
+    reason = dispatch.why_not("triton", torch.empty(0, device=device) if _exists(device) else None)
+    if reason is not None:
+        raise ValueError(f"device: {options.device!r} cannot be measured: {reason}")
+    if not options.out.parent.is_dir():
+        raise ValueError(f"out: the folder {options.out.parent} does not exist")
+    where = describe(device)
+    print(where.line(), flush=True)
+    names = ("fp32", "fp16") if interpreted else tuple(PRECISIONS)
+    with dispatch.use("triton"):
+        faults = gpu_check.faults(device, {name: PRECISIONS[name] for name in names}, precision, options.tiny)
+    print(f"checked in {perf_counter() - start:.0f} s", flush=True)
+    if faults:
+        print("strop computes wrong values here, so it is not timed:", *faults, sep="\n  ", file=sys.stderr)
+        return 1
+    rows: list[Row] = []
+    notes: list[str] = []
+    deadline = start + 60 * options.minutes
+    todo = points(options.tiny, names)
+    for number, point in enumerate(todo):
+        if perf_counter() > deadline:
+            left = ", ".join(f"{each.preset.name} {each.precision}" for each in todo[number:])
+            notes.append(f"left out after {options.minutes:g} minutes: {left}")
+            break
+        rows += measure(point, device, notes)
+        write(options.out, where, rows)
+        print(f"{number + 1} of {len(todo)}: {point.preset.name} {point.precision}", file=sys.stderr)
+    show(rows, notes)
+    return 1 if any(note.startswith("failed") for note in notes) else 0
+
+
+def _exists(device: torch.device) -> bool:
+    return device.type == "cpu" or torch.cuda.is_available()
+
+
+@contextmanager
+def precision(name: str) -> Iterator[torch.dtype]:
+    """Sets how float32 is multiplied, for torch's products, cuDNN and strop alike."""
+    dtype, float32 = PRECISIONS[name]
+    owners = (torch.backends.cuda.matmul, torch.backends.cudnn.rnn)
+    before = [owner.fp32_precision for owner in owners]
+    for owner in owners:
+        owner.fp32_precision = float32  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield dtype
+    finally:
+        for owner, value in zip(owners, before, strict=True):
+            owner.fp32_precision = value  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def points(tiny: bool, precisions: Sequence[str]) -> list[Point]:
+    """What to measure, the most important first."""
+    if tiny:
+        small = Preset("tiny", (Layers(5, 7), Layers(7, 6)), batch=3, steps=2, nr=0.5, rh=0.5)
+        swept = replace(small, name="sweep", stack=(Layers(6, 6),))
+        return [
+            Point("layer", small, precisions[0], (_CUDNN, "eager", *_OURS), 0.0, rounds=1),
+            Point("sweep", swept, precisions[-1], (_CUDNN, "nr-rh-st"), 0.0, rounds=1),
+        ]
+    layer = [
+        Point("layer", preset, name, (_CUDNN, "eager", *_OURS), _SECONDS)
+        for name in ("bf16", "tf32", "fp32")
+        for preset in LAYER_PRESETS.values()
+    ]
+    sizes = [(1024, 64, 0.5)]
+    sizes += [(hidden, 64, 0.5) for hidden in (2048, 4096, 512, 256)]
+    sizes += [(1024, batch, 0.5) for batch in (16, 32, 128, 256)]
+    sizes += [(1024, 64, p) for p in (0.25, 0.65, 0.75)]
+    sizes += [(4096, 16, 0.75), (2048, 20, 0.65), (256, 256, 0.25)]
+    swept = [
+        Preset(f"h{hidden} b{batch} p{p}", (Layers(hidden, hidden),), batch=batch, steps=35, nr=p, rh=p)
+        for hidden, batch, p in sizes
+    ]
+    return layer + [
+        Point("sweep", preset, name, (_CUDNN, "nr-rh-st"), _SWEEP_SECONDS)
+        for name in ("bf16", "tf32", "fp32")
+        for preset in swept
+    ]
+
+
+def _model(preset: Preset, impl: str) -> nn.Module:
+    if impl == "eager":
+        return nn.Sequential(*(EagerLoop(replace(preset, stack=(layers,))) for layers in preset.stack))
+    return build(preset, "torch" if impl == _CUDNN else impl)  # pyright: ignore[reportArgumentType]
+
+
+def measure(point: Point, device: torch.device, notes: list[str]) -> list[Row]:
+    """All implementations at a point, in turn; what fails is noted."""
+    torch.manual_seed(0)
+    runs: dict[tuple[str, str], Callable[[int], float]] = {}
+    with precision(point.precision) as dtype:
+        sets = [tuple(t.to(dtype) for t in inputs(point.preset, device)) for _ in range(_INPUT_SETS)]
+        sets = [(x.detach().requires_grad_(), grad) for x, grad in sets]
+        for impl in point.impls:
+            with _noting(notes, point, impl):
+                model = _model(point.preset, impl).to(device, dtype)
+                passes = [_pass(model, x, grad, impl) for x, grad in sets]
+                passes[0]()  # compiles
+                runs[impl, "calls"] = _timed(passes, device, 1)
+                if device.type == "cuda":
+                    replays = [_captured(each) for each in passes]
+                    runs[impl, "graph"] = _timed(replays, device, _REPLAYS)
+        samples = _interleave(runs, point, notes)
+    return _rows(point, samples)
+
+
+@contextmanager
+def _noting(notes: list[str], point: Point, impl: str) -> Iterator[None]:
+    """One failure must not cost the rest of a run that may be hard to repeat."""
+    try:
+        yield
+    except Exception as error:
+        traceback.print_exc()
+        said = (str(error).splitlines() or [""])[0]
+        notes.append(
+            f"failed: {impl} at {point.preset.name} {point.precision}: {type(error).__name__} {said}"
+        )
+
+
+def _pass(model: nn.Module, x: Tensor, grad: Tensor, impl: str) -> Callable[[], object]:
+    wanted = (x, *model.parameters())
+
+    def once() -> object:
+        # What strop is compared with runs as torch does; strop's own dense paths choose for themselves.
+        with dispatch.use("triton") if impl in _OURS else nullcontext():
+            return torch.autograd.grad(model(x), wanted, grad)
+
+    return once
+
+
+def _captured(once: Callable[[], object]) -> Callable[[], object]:
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        once()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        kept = once()
+
+    def replay() -> object:
+        graph.replay()
+        return kept  # the graph writes there
+
+    return replay
+
+
+def _timed(passes: list[Callable[[], object]], device: torch.device, times: int) -> Callable[[int], float]:
+    """Milliseconds of a pass, on the device's clock; inputs by turns."""
+
+    def milliseconds(repetition: int) -> float:
+        once = passes[repetition % len(passes)]
+        if device.type != "cuda":
+            start = perf_counter()
+            once()
+            return 1e3 * (perf_counter() - start)
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize(device)
+        begin.record()
+        for _ in range(times):
+            once()
+        end.record()
+        end.synchronize()
+        return begin.elapsed_time(end) / times
+
+    return milliseconds
+
+
+def _interleave(
+    runs: dict[tuple[str, str], Callable[[int], float]], point: Point, notes: list[str]
+) -> dict[tuple[str, str], list[float]]:
+    """Rounds of all cases; the first does not count."""
+    samples: dict[tuple[str, str], list[float]] = {case: [] for case in runs}
+    start, repetition = perf_counter(), 0
+    while repetition <= point.rounds or perf_counter() - start < point.seconds:
+        for case, milliseconds in list(runs.items()):
+            with _noting(notes, point, case[0]):
+                taken = milliseconds(repetition)
+                if repetition:
+                    samples[case].append(taken)
+                continue
+            del runs[case], samples[case]
+        repetition += 1
+    return samples
+
+
+def _rows(point: Point, samples: dict[tuple[str, str], list[float]]) -> list[Row]:
+    preset = point.preset
+    timed = {case: Percentiles.of(values) for case, values in samples.items()}
+    rows = []
+    for (impl, mode), ms in timed.items():
+        base = timed.get((_CUDNN, mode))
+        rows.append(
+            Row(
+                stage=point.stage,
+                preset=preset.name,
+                layers="-".join(map(str, preset.sizes)),
+                batch=preset.batch,
+                steps=preset.steps,
+                nr=preset.nr if impl != _CUDNN or len(preset.sizes) > 2 else 0.0,
+                rh=preset.rh if impl in ("nr-rh-st", "eager") else 0.0,
+                precision=point.precision,
+                mode=mode,
+                impl=impl,
+                rounds=len(samples[impl, mode]),
+                ms_p20=ms.p20,
+                ms_p50=ms.p50,
+                ms_p80=ms.p80,
+                speedup_vs_cudnn=base.p50 / ms.p50 if base else None,
+            )
+        )
+    return rows
+
+
+def write(file: Path, where: Gpu, rows: Sequence[Row]) -> None:
+    """All rows so far, whole or not at all: a run may be cut off."""
+    partial = file.with_name(file.name + ".part")
+    with partial.open("w", newline="") as stream:
+        names = [field.name for kind in (Gpu, Row) for field in fields(kind)]
+        writer = csv.DictWriter(stream, names, lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            values = asdict(where) | asdict(row)
+            writer.writerow({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in values.items()})
+    os.replace(partial, file)
+
+
+def show(rows: Sequence[Row], notes: Sequence[str]) -> None:
+    """A short table: the faster of calls and graph of each, over the faster of cuDNN's."""
+    best: dict[tuple[str, str, str, str], float] = {}
+    for row in rows:
+        key = (row.stage, row.preset, row.precision, row.impl)
+        best[key] = min(best.get(key, row.ms_p50), row.ms_p50)
+    print(f"{'':24}{'':6}{'impl':>10}{'p50 ms':>10}{'vs cudnn':>10}")
+    for (stage, preset, name, impl), ms in best.items():
+        base = best.get((stage, preset, name, _CUDNN))
+        ratio = f"{base / ms:.2f}x" if base else "-"
+        print(f"{preset:24}{name:6}{impl:>10}{ms:>10.3f}{ratio:>10}")
+    for note in notes:
+        print(note)

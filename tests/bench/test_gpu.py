@@ -1,0 +1,106 @@
+"""The GPU suite, at tiny sizes: in Triton's interpreter where there is no GPU."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+
+import pytest
+import torch
+
+from strop.bench import gpu, gpu_check
+from strop.ops import dispatch
+from strop.ops.products import Keep
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def test_checks_measures_and_writes(tmp_path, capsys):
+    out = tmp_path / "gpu.csv"
+    assert gpu.run(gpu.Options(out, device=DEVICE, tiny=True)) == 0
+    rows = list(csv.DictReader(out.read_text().splitlines()))
+    assert {(row["stage"], row["impl"]) for row in rows} == {
+        *(("layer", impl) for impl in ("cudnn", "eager", "nr-st", "nr-rh-st")),
+        *(("sweep", impl) for impl in ("cudnn", "nr-rh-st")),
+    }
+    for row in rows:
+        assert float(row["ms_p20"]) <= float(row["ms_p50"]) <= float(row["ms_p80"])
+        assert int(row["rounds"]) >= 1
+        assert row["torch"] == torch.__version__
+        base = next(
+            r for r in rows if r["impl"] == "cudnn" and (r["stage"], r["mode"]) == (row["stage"], row["mode"])
+        )
+        expected = float(base["ms_p50"]) / float(row["ms_p50"])
+        assert float(row["speedup_vs_cudnn"]) == pytest.approx(expected, rel=1e-3)
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.split()[:3] == ["sweep", "fp16", "nr-rh-st"]
+
+
+def test_wrong_values_are_not_timed(monkeypatch, tmp_path, capsys):
+    from strop.ops.triton import recurrence
+
+    forward = recurrence.forward
+
+    def wrong(layer, *operands):
+        *head, keep, mask = operands
+        keep = keep and Keep(keep.index, keep.count, 1.01 * keep.scale)
+        return forward(layer, *head, keep, mask)
+
+    monkeypatch.setattr(recurrence, "forward", wrong)
+    out = tmp_path / "gpu.csv"
+    assert gpu.run(gpu.Options(out, device=DEVICE, tiny=True)) == 1
+    assert (
+        "LSTM 2x3x5x7 structured bidirectional packed fp32: its output is off by" in capsys.readouterr().err
+    )
+    assert not out.exists()
+
+
+def test_what_fails_is_noted_and_the_rest_goes_on(monkeypatch, tmp_path, capsys):
+    def fails(preset, impl):
+        if impl == "nr-rh-st":
+            raise RuntimeError("no such luck")
+        return model(preset, impl)
+
+    model, (_, point) = gpu._model, gpu.points(True, ["fp32"])
+    monkeypatch.setattr(gpu, "_model", fails)
+    monkeypatch.setattr(gpu, "points", lambda *_: [point])
+    monkeypatch.setattr(gpu_check, "faults", lambda *_: [])
+    out = tmp_path / "gpu.csv"
+    assert gpu.run(gpu.Options(out, device=DEVICE, tiny=True)) == 1
+    assert "failed: nr-rh-st at sweep fp32: RuntimeError no such luck" in capsys.readouterr().out
+    assert "cudnn" in out.read_text()
+
+
+def test_stops_at_its_deadline_and_says_what_it_left_out(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(gpu_check, "faults", lambda *_: [])
+    assert gpu.run(gpu.Options(tmp_path / "gpu.csv", device=DEVICE, tiny=True, minutes=0)) == 0
+    assert "left out after 0 minutes: tiny fp32, sweep fp16" in capsys.readouterr().out
+
+
+def test_a_device_that_cannot_be_measured_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(dispatch, "why_not", lambda *_: "there is no NVIDIA GPU")
+    with pytest.raises(ValueError, match="device: 'cuda' cannot be measured: there is no NVIDIA GPU"):
+        gpu.run(gpu.Options(tmp_path / "gpu.csv"))
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r"out: the folder .* does not exist"):
+        gpu.run(gpu.Options(tmp_path / "none" / "gpu.csv", device=DEVICE))
+
+
+def test_the_precision_is_set_for_all_and_put_back():
+    before = torch.backends.cudnn.rnn.fp32_precision
+    for name, expected in (("fp32", "ieee"), ("tf32", "tf32")):
+        with gpu.precision(name) as dtype:
+            assert dtype == torch.float32
+            assert torch.backends.cuda.matmul.fp32_precision == expected
+            assert torch.backends.cudnn.rnn.fp32_precision == expected
+    assert torch.backends.cudnn.rnn.fp32_precision == before
+
+
+def test_every_preset_is_measured_before_the_sweep():
+    todo = gpu.points(False, tuple(gpu.PRECISIONS))
+    stages = [point.stage for point in todo]
+    assert stages == sorted(stages)
+    assert {point.preset.name for point in todo if point.stage == "layer"} == set(gpu.LAYER_PRESETS)
+    hidden = {point.preset.sizes[-1] for point in todo if point.stage == "sweep"}
+    assert {256, 4096} <= hidden
