@@ -23,13 +23,14 @@ INTS = {"steps", "batch", "total", "hidden", "width", "mask_stride", "tiles", "g
 INTS |= {"first", "last", "columns", "outputs", "panels"}
 
 
-def constants(cell: str, gates: int, precision: str) -> dict[str, object]:
+def constants(cell: str, gates: int, dtype: str, precision: str) -> dict[str, object]:
     """The most that a kernel is ever asked for at once."""
     flags = "REVERSE PACKED LISTED COUNTED BIASED HAS_DY HAS_DH HAS_DC GATES PRODUCT PERSISTENT PREVIOUS"
+    rows = 128 if dtype == "bf16" else 64
     sizes = {
         "G": gates,
         "U": 16,
-        "ROWS": 32,
+        "ROWS": rows,
         "CHUNK": 64,
         "KEPT": 64 if precision == "tf32" else 32,
         "SPLITS": 8,
@@ -64,7 +65,9 @@ def build(kernel, dtype: str, capability: int, known: dict[str, object]) -> None
         },
     )
     compiled = triton.compile(
-        source, target=GPUTarget("cuda", capability, 32), options={"enable_fp_fusion": True}
+        source,
+        target=GPUTarget("cuda", capability, 32),
+        options={"enable_fp_fusion": True, "num_warps": 8 if "ROWS" in used else 4},
     )
     label = f"{kernel.fn.__name__} {used.get('CELL', '')} {dtype} sm_{capability}"
     print(f"{label}: {compiled.metadata.shared} B shared, {resources(compiled.asm['cubin'])}")
@@ -88,10 +91,10 @@ def main(quick: bool) -> None:
                 continue
             if quick and precision == "tf32" and dtype == "fp32":
                 continue
-            known = constants(cell, gates, precision)
+            known = constants(cell, gates, dtype, precision)
             build(steps_forward.forward, dtype, capability, known)
             build(steps_backward.backward, dtype, capability, known)
-        known = constants("lstm", 4, precision)
+        known = constants("lstm", 4, dtype, precision)
         if not quick:
             build(steps_backward.initial_grad, dtype, capability, known)
             build(columns._drop, dtype, capability, known)

@@ -120,6 +120,7 @@ def forward(
         ROWS=rows,
         CHUNK=_CHUNK,
         PRECISION=launch.precision(x.dtype),
+        warps=8 if rows == 64 else 4,
     )
     return y
 
@@ -141,5 +142,6 @@ def input_grad(dy: Tensor, weight: Tensor, keep: Keep, batch: int, offsets: Tens
         KEPT=_KEPT,
         CHUNK=_CHUNK,
         PRECISION=launch.precision(dy.dtype),
+        warps=8 if rows == 64 else 4,
     )
     return dx

@@ -16,13 +16,22 @@ interpreting: bool = bool(knobs.runtime.interpret)
 
 
 def run(
-    kernel: Any, grid: tuple[int, ...], *arguments: Any, cooperative: bool = False, **constants: Any
+    kernel: Any,
+    grid: tuple[int, ...],
+    *arguments: Any,
+    warps: int = 4,
+    cooperative: bool = False,
+    **constants: Any,
 ) -> None:
     """Launch ``kernel``, if the grid has any programs; ``cooperative``: all of them at once, or fail."""
-    # The interpreter knows no options. Triton warns if the first is left to it.
-    settings = {} if interpreting else {"enable_fp_fusion": True, "launch_cooperative_grid": cooperative}
+    settings = {}
+    if not interpreting:  # it knows no options
+        settings = {"num_warps": warps, "launch_cooperative_grid": cooperative}
+        settings["enable_fp_fusion"] = True  # Triton's default so far, but it warns where it is not said
     if 0 not in grid:
-        kernel[grid](*arguments, **constants, **settings)
+        # Triton launches on the current device, which need not be the operands'.
+        with torch.cuda.device_of(arguments[0]):
+            kernel[grid](*arguments, **constants, **settings)
 
 
 def precision(dtype: torch.dtype) -> str:
@@ -56,6 +65,11 @@ class Tiles(NamedTuple):
     kept: int
     splits: int
 
+    @property
+    def warps(self) -> int:
+        """What holds the sums of so many rows in registers."""
+        return 8 if self.rows >= 64 else 4
+
 
 def tiles(gates: int, hidden: int, batch: int, width: int, dtype: torch.dtype, device: torch.device) -> Tiles:
     """Sizes for a layer, chosen by counting bytes (docs/performance.md): not measured yet.
@@ -64,7 +78,8 @@ def tiles(gates: int, hidden: int, batch: int, width: int, dtype: torch.dtype, d
     many parts as there are processors.
     """
     lanes = 16
-    rows = min(128, max(16, triton.next_power_of_2(batch)))
+    # 128 rows of float32 operands are more than the shared memory of compute capability 8.6 holds.
+    rows = min(64 if dtype == torch.float32 else 128, max(16, triton.next_power_of_2(batch)))
     chunk = 64 if hidden > 32 else 16
     # Without tensor cores the registers do not hold 64.
     kept = 16 if width <= 16 else 64 if width >= 512 and precision(dtype) == "tf32" else 32

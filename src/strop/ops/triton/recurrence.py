@@ -197,6 +197,7 @@ def forward(
             CHUNK=tiles.chunk,
             PRECISION=launch.precision(x.dtype),
             PERSISTENT=whole,
+            warps=tiles.warps,
             cooperative=whole,
             **dropped.flags,
         )
@@ -314,6 +315,7 @@ def backward(
             SPLITS=tiles.splits,
             PRECISION=launch.precision(x.dtype),
             PERSISTENT=whole,
+            warps=tiles.warps,
             cooperative=whole,
             **parts,
             **dropped.flags,
