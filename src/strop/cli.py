@@ -34,7 +34,6 @@ _COMMANDS: dict[tuple[str, ...], _Command] = {
     ),
     ("advise",): _Command("strop.bench.advise", "which dropout is fastest for your sizes, on this machine"),
     ("bench", "gpu"): _Command("strop.bench.gpu", "check and time a GPU against cuDNN, within 8 minutes"),
-    ("report",): _Command("strop.bench.report", "tables from the JSON that bench wrote"),
 }
 # What `pip install strop[recipes]` adds.
 _RECIPES = {"matplotlib", "numpy", "rich", "sacrebleu", "safetensors", "tensorboard", "tyro"}

@@ -184,8 +184,8 @@ def _index_lists(keep: Tensor) -> tuple[Tensor, Tensor]:
     count = keep.sum(1, dtype=torch.int32)
     positions = torch.arange(columns, dtype=torch.int32, device=keep.device)
     index = torch.where(keep, positions, columns).sort(1).values
-    # As wide as all columns where the longest list is not known: torch.compile cannot look at it, and on a GPU
-    # the host would have to wait for it.
+    # As wide as all columns where the longest list is not known: torch.compile cannot look at it, and the host
+    # would have to wait for a GPU.
     if torch.compiler.is_compiling() or keep.is_cuda:
         return index, count
     return index[:, : int(count.max())].contiguous(), count

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from strop import pattern
 from strop.ops import dispatch, selection
 from strop.ops.triton import launch
 
@@ -88,10 +87,3 @@ def test_masks_drawn_without_waiting_are_the_same(distinct):
     keys = torch.randint(distinct, (7, 33), dtype=torch.int32)
     ranked = keys.long().bitwise_left_shift(32) + torch.arange(33)
     assert torch.equal(selection._without_waiting(ranked, 12), selection.smallest(keys, 12))
-    keep = torch.rand(7, 33) < 0.4
-    index, count = pattern._index_lists(keep)
-    widest = pattern._widest_index_lists(keep)
-    assert widest.dtype == index.dtype
-    assert torch.equal(widest[:, : index.shape[1]], index)
-    assert bool((widest[:, index.shape[1] :] == 33).all())
-    assert torch.equal((widest < 33).sum(1), count)

@@ -71,21 +71,23 @@ class Tiles(NamedTuple):
         return 8 if self.rows >= 64 else 4
 
 
+LANES = 16  # units of a gate side by side in the packed weights
+
+
 def tiles(gates: int, hidden: int, batch: int, width: int, dtype: torch.dtype, device: torch.device) -> Tiles:
     """Sizes for a layer, chosen by counting bytes (docs/performance.md): not measured yet.
 
     One tile of rows where the batch fits, since each tile reads the weights again. BP is cut into about as
     many parts as there are processors.
     """
-    lanes = 16
     # 128 rows of float32 operands are more than the shared memory of compute capability 8.6 holds.
     rows = min(64 if dtype == torch.float32 else 128, max(16, triton.next_power_of_2(batch)))
     chunk = 64 if hidden > 32 else 16
     # Without tensor cores the registers do not hold 64.
     kept = 16 if width <= 16 else 64 if width >= 512 and precision(dtype) == "tf32" else 32
-    length = -(-hidden // lanes) * gates * lanes
+    length = -(-hidden // LANES) * gates * LANES
     blocks = -(-max(width, 1) // kept) * -(-batch // rows)
     most = max(1, min(processors(device) // blocks, length // (2 * chunk), 16))
     # A power of two, so that few variants are compiled.
     splits = 1 << (most.bit_length() - 1)
-    return Tiles(lanes, rows, chunk, kept, splits)
+    return Tiles(LANES, rows, chunk, kept, splits)

@@ -125,6 +125,19 @@ def _programs(tiles: int, device: torch.device, whole: bool) -> int:
     return min(tiles, launch.processors(device)) if whole else tiles
 
 
+def saved_like(layer: Layer, x: Tensor, hidden_size: int) -> tuple[Tensor, ...]:
+    """Empty tensors like those that ``forward`` saves for x."""
+    gates, lanes = layer.cell.gates, launch.LANES
+    weights = x.new_empty(hidden_size, -(-hidden_size // lanes), gates, lanes)
+    if gates == 1:
+        return (weights,)
+    rows = x.shape[:-1].numel()
+    batch = x.shape[1] if layer.batch_sizes is None else int(layer.batch_sizes[0])
+    cells = rows + batch if layer.cell.has_c else rows
+    of_rows = x.new_empty(rows, gates * hidden_size)
+    return weights, of_rows, x.new_empty(cells, hidden_size, dtype=torch.float32)
+
+
 def forward(
     layer: Layer,
     x: Tensor,
