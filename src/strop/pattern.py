@@ -184,7 +184,7 @@ def _index_lists(keep: Tensor) -> tuple[Tensor, Tensor]:
     count = keep.sum(1, dtype=torch.int32)
     positions = torch.arange(columns, dtype=torch.int32, device=keep.device)
     index = torch.where(keep, positions, columns).sort(1).values
-    # As wide as all columns where the longest list is not known: torch.compile cannot look at it, and the host
+    # As wide as all columns where the longest list is not known: torch.compile cannot see it, and the host
     # would have to wait for a GPU.
     if torch.compiler.is_compiling() or keep.is_cuda:
         return index, count
