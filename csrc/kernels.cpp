@@ -3,6 +3,7 @@
 #include "kernels.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "simd.h"
 
@@ -297,6 +298,45 @@ void column_sums(const float* dy, int64_t rows, float* sum) {
   }
 }
 
+template <int rows>
+STROP_INLINE void exponentials_tile(float* panel, float* largest, float* sum) {
+  const Vec infinite = set1(-std::numeric_limits<float>::infinity());
+  Vec most[4], total[4] = {};
+#pragma GCC unroll 4
+  for (int b = 0; b < 4; ++b) {
+    most[b] = infinite;
+    if (b >= rows) continue;
+    for (int v = 0; v < kVectors; ++v) {
+      const Vec x = load(panel + b * kPanel + v * kWidth);
+      most[b] = x > most[b] ? x : most[b];
+    }
+  }
+  const Vec4 top = max_lanes(most[0], most[1], most[2], most[3]);
+#pragma GCC unroll 4
+  for (int b = 0; b < rows; ++b) {
+    // A row of nothing but -inf becomes zeros.
+    const Vec shift = set1(top[b] == infinite[0] ? 0.0f : top[b]);
+    for (int v = 0; v < kVectors; ++v) {
+      float* target = panel + b * kPanel + v * kWidth;
+      const Vec x = load(target) - shift;
+      const Vec y = x < set1(-87.0f) ? Vec{} : exp(x);
+      store(target, y);
+      total[b] += y;
+    }
+    largest[b] = top[b];
+  }
+  const Vec4 sums = sum_lanes(total[0], total[1], total[2], total[3]);
+#pragma GCC unroll 4
+  for (int b = 0; b < rows; ++b) sum[b] = sums[b];
+}
+
+void exponentials(float* panel, int64_t rows, float* largest, float* sum) {
+  for (int64_t b = 0; b < rows; b += 4) {
+    with_constant<4>(std::min<int64_t>(4, rows - b),
+                     [&]<int n>() { exponentials_tile<n>(panel + b * kPanel, largest + b, sum + b); });
+  }
+}
+
 double fma_chain(int64_t iterations) {
   constexpr int kChains = 12;
   const Vec a = set1(0.999f), b = set1(1e-3f);
@@ -320,7 +360,7 @@ double fma_chain(int64_t iterations) {
 
 extern const CellKernels cells[kCells];
 extern const Kernels table = {
-    STROP_NAME, pack, unpack, forward, input_grad, weight_grad, column_sums, plain_dot, cells, fma_chain,
+    STROP_NAME, pack, unpack, forward, input_grad, weight_grad, column_sums, exponentials, plain_dot, cells, fma_chain,
 };
 
 }  // namespace strop::STROP_ISA

@@ -79,6 +79,9 @@ struct Kernels {
   // sum[64] += sum_b rows of dy[b][64]
   void (*column_sums)(const float* dy, int64_t rows, float* sum);
 
+  // Each row of panel[rows][64] becomes e^(row - largest of the row); `largest` and the `sum` of what it becomes: [rows].
+  void (*exponentials)(float* panel, int64_t rows, float* largest, float* sum);
+
   // out[b][i] += x[b] . w[i] over `length` numbers, for `rows` rows of x and `count` rows of a plain weight.
   void (*plain_dot)(const float* x, int64_t x_stride, int64_t rows, const float* w, int64_t w_stride, int64_t count,
                     int64_t length, float* out, int64_t out_stride);

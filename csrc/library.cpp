@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "cross_entropy.h"
 #include "kernels.h"
 #include "linear.h"
 #include "operands.h"
@@ -45,6 +46,53 @@ void linear_weight_grad_op(const Tensor x, const Tensor dy, const Optional index
                      use.input(dy, "dy", {s.steps, s.batch, s.outputs}),
                      keep_lists(index, count, scale, "keep", s.steps, s.inputs, use, arena),
                      use.output(dw, "dw", {s.outputs, s.inputs}));
+}
+
+CrossEntropy cross_entropy(LinearSize s, const Tensor& target, double smoothing, const Optional& index,
+                           const Optional& count, double scale, Operands& use, Arena& arena) {
+  STD_TORCH_CHECK(smoothing >= 0.0 && smoothing <= 1.0, "smoothing must be in [0, 1], not ", smoothing);
+  const CrossEntropy a{s, use.list(target, "target", {s.steps, s.batch}),
+                       keep_lists(index, count, scale, "keep", s.steps, s.inputs, use, arena),
+                       static_cast<float>(smoothing)};
+  for (int64_t row = 0; row < s.steps * s.batch; ++row) {
+    STD_TORCH_CHECK(a.target[row] < s.outputs, "target must be below ", s.outputs, ", the number of classes, not ",
+                    a.target[row]);
+  }
+  return a;
+}
+
+void linear_cross_entropy_op(const Tensor x, const Tensor weight, const Optional bias, const Tensor target,
+                             double smoothing, const Optional index, const Optional count, double scale, Tensor loss,
+                             const Optional exponentials, const Optional factors) {
+  Arena arena;
+  Operands use;
+  const LinearSize s{size(x, "x", 0, 3), size(x, "x", 1, 3), size(x, "x", 2, 3), size(weight, "weight", 0, 2)};
+  const CrossEntropy a = cross_entropy(s, target, smoothing, index, count, scale, use, arena);
+  const int64_t P = Panels(1, s.outputs).count;
+  STD_TORCH_CHECK(exponentials.has_value() == factors.has_value(), "exponentials need factors, and these need them");
+  linear_cross_entropy(a, use.input(x, "x", {s.steps, s.batch, s.inputs}),
+                       use.input(weight, "weight", {s.outputs, s.inputs}), use.input(bias, "bias", {s.outputs}),
+                       use.output(loss, "loss", {s.steps, s.batch}),
+                       use.output(exponentials, "exponentials", {P, s.steps, s.batch, kPanel}),
+                       use.output(factors, "factors", {P, s.steps, s.batch}));
+}
+
+void linear_cross_entropy_grad_op(const Tensor dloss, const Tensor exponentials, const Tensor factors, const Tensor x,
+                                  const Tensor weight, const Tensor target, double smoothing, const Optional index,
+                                  const Optional count, double scale, const Optional dx, const Optional dw,
+                                  const Optional db) {
+  Arena arena;
+  Operands use;
+  const LinearSize s{size(x, "x", 0, 3), size(x, "x", 1, 3), size(x, "x", 2, 3), size(weight, "weight", 0, 2)};
+  STD_TORCH_CHECK(dw.has_value() || !db.has_value(), "db needs dw: they are computed together");
+  const CrossEntropy a = cross_entropy(s, target, smoothing, index, count, scale, use, arena);
+  const int64_t P = Panels(1, s.outputs).count;
+  linear_cross_entropy_grad(a, use.input(exponentials, "exponentials", {P, s.steps, s.batch, kPanel}),
+                            use.input(factors, "factors", {P, s.steps, s.batch}), use.input(dloss, "dloss", {s.steps, s.batch}),
+                            use.input(x, "x", {s.steps, s.batch, s.inputs}),
+                            use.input(weight, "weight", {s.outputs, s.inputs}),
+                            use.output(dx, "dx", {s.steps, s.batch, s.inputs}),
+                            use.output(dw, "dw", {s.outputs, s.inputs}), use.output(db, "db", {s.outputs}));
 }
 
 void smallest_op(const Tensor keys, Tensor chosen) {
@@ -198,6 +246,13 @@ STABLE_TORCH_LIBRARY(strop, m) {
   m.def(
       "linear_input_grad(Tensor dy, Tensor weight, Tensor? index, Tensor? count, float scale, Tensor(a!) dx) -> ()");
   m.def("linear_weight_grad(Tensor x, Tensor dy, Tensor? index, Tensor? count, float scale, Tensor(a!) dw) -> ()");
+  m.def(
+      "linear_cross_entropy(Tensor x, Tensor weight, Tensor? bias, Tensor target, float smoothing, Tensor? index, "
+      "Tensor? count, float scale, Tensor(a!) loss, Tensor(b!)? exponentials, Tensor(c!)? factors) -> ()");
+  m.def(
+      "linear_cross_entropy_grad(Tensor dloss, Tensor exponentials, Tensor factors, Tensor x, Tensor weight, "
+      "Tensor target, float smoothing, Tensor? index, Tensor? count, float scale, Tensor(a!)? dx, Tensor(b!)? dw, "
+      "Tensor(c!)? db) -> ()");
   // cell: 0 LSTM, 1 GRU, 2 RNN with tanh, 3 RNN with relu.
   m.def(
       "recurrence_forward(int cell, bool reverse, Tensor? batch_sizes, Tensor x, Tensor h0, Tensor? c0, Tensor w_ih, "
@@ -225,6 +280,8 @@ STABLE_TORCH_LIBRARY_IMPL(strop, CPU, m) {
   m.impl("linear_forward", TORCH_BOX(&strop::linear_forward_op));
   m.impl("linear_input_grad", TORCH_BOX(&strop::linear_input_grad_op));
   m.impl("linear_weight_grad", TORCH_BOX(&strop::linear_weight_grad_op));
+  m.impl("linear_cross_entropy", TORCH_BOX(&strop::linear_cross_entropy_op));
+  m.impl("linear_cross_entropy_grad", TORCH_BOX(&strop::linear_cross_entropy_grad_op));
   m.impl("recurrence_forward", TORCH_BOX(&strop::recurrence_forward_op));
   m.impl("recurrence_backward", TORCH_BOX(&strop::recurrence_backward_op));
   m.impl("recurrence_weight_grad", TORCH_BOX(&strop::recurrence_weight_grad_op));

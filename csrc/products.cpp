@@ -116,7 +116,8 @@ void forward_all(const Weight& weight, Steps size, const Keep& keep, const float
   });
 }
 
-void input_grad_all(const Weight& weight, Steps size, const Keep& keep, const PanelsOfStep& dy, float* dx) {
+void input_grad_all(const Weight& weight, Steps size, const Keep& keep, const PanelsOfStep& dy, float* dx,
+                    const BeforeSlice& before) {
   Arena arena;
   const int64_t steps = size.steps, batch = size.batch;
   const int64_t units = weight.units, width = keep.width;
@@ -131,6 +132,7 @@ void input_grad_all(const Weight& weight, Steps size, const Keep& keep, const Pa
 
   for (int64_t first = 0; first < weight.panels.count; first += slice_panels) {
     const int64_t count = std::min(slice_panels, weight.panels.count - first);
+    if (before) before(first, count);
     pack_weight(weight, first, count, count, slice);
     const int64_t operations = 2 * std::min(cut_units, width) * count * kPanel * batch;
     parallel(steps * cuts, grain(steps * cuts, 1, operations), [&](int64_t thread, int64_t begin, int64_t end) {

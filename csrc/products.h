@@ -76,8 +76,11 @@ void forward_all(const Weight& weight, Steps size, const Keep& keep, const float
 // Gives dy of one step for panels first .. first + count - 1 as [count][rows][64]: memory of its own or scratch.
 using PanelsOfStep = std::function<const float*(int64_t t, int64_t first, int64_t count, float* scratch)>;
 
-// BP: dx [total rows][units], zero in dropped columns.
-void input_grad_all(const Weight& weight, Steps size, const Keep& keep, const PanelsOfStep& dy, float* dx);
+// BP: dx [total rows][units], zero in dropped columns. `before`, where given, is called once for each slice of panels
+// before dy is asked for any of them.
+using BeforeSlice = std::function<void(int64_t first, int64_t count)>;
+void input_grad_all(const Weight& weight, Steps size, const Keep& keep, const PanelsOfStep& dy, float* dx,
+                    const BeforeSlice& before = nullptr);
 
 // WG: plain dw [gates * hidden][units], from packed_x as pack_columns leaves it; and, where `db` is not null, the
 // gradient of the bias, while dy is at hand.

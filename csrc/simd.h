@@ -63,31 +63,40 @@ STROP_INLINE void transpose(Vec* rows) {
   if constexpr (kWidth >= 16) transpose_step<8>(rows);
 }
 
-// The sums over the lanes of four vectors, as one vector of four.
-STROP_INLINE Vec4 sum_lanes(Vec a, Vec b, Vec c, Vec d) {
-  const Vec ab = interleave<1, 0>(a, b) + interleave<1, 1>(a, b);
-  const Vec cd = interleave<1, 0>(c, d) + interleave<1, 1>(c, d);
-  const Vec abcd = interleave<2, 0>(ab, cd) + interleave<2, 1>(ab, cd);
+// Folds the lanes of each of four vectors by `f`, into one vector of four.
+template <typename F>
+STROP_INLINE Vec4 fold_lanes(Vec a, Vec b, Vec c, Vec d, const F& f) {
+  const Vec ab = f(interleave<1, 0>(a, b), interleave<1, 1>(a, b));
+  const Vec cd = f(interleave<1, 0>(c, d), interleave<1, 1>(c, d));
+  const Vec abcd = f(interleave<2, 0>(ab, cd), interleave<2, 1>(ab, cd));
   if constexpr (kWidth == 16) {
     typedef float Vec8 __attribute__((vector_size(32)));
     Vec8 low, high;
     std::memcpy(&low, &abcd, 32);
     std::memcpy(&high, reinterpret_cast<const char*>(&abcd) + 32, 32);
-    const Vec8 half = low + high;
+    const Vec8 half = f(low, high);
     Vec4 first, second;
     std::memcpy(&first, &half, 16);
     std::memcpy(&second, reinterpret_cast<const char*>(&half) + 16, 16);
-    return first + second;
+    return f(first, second);
   } else if constexpr (kWidth == 8) {
     Vec4 first, second;
     std::memcpy(&first, &abcd, 16);
     std::memcpy(&second, reinterpret_cast<const char*>(&abcd) + 16, 16);
-    return first + second;
+    return f(first, second);
   } else {
-    Vec4 sums;
-    std::memcpy(&sums, &abcd, 16);
-    return sums;
+    Vec4 folded;
+    std::memcpy(&folded, &abcd, 16);
+    return folded;
   }
+}
+
+STROP_INLINE Vec4 sum_lanes(Vec a, Vec b, Vec c, Vec d) {
+  return fold_lanes(a, b, c, d, [](auto x, auto y) __attribute__((always_inline)) { return x + y; });
+}
+
+STROP_INLINE Vec4 max_lanes(Vec a, Vec b, Vec c, Vec d) {
+  return fold_lanes(a, b, c, d, [](auto x, auto y) __attribute__((always_inline)) { return x > y ? x : y; });
 }
 
 // e^x to about 1 ulp for results in the normal range; clamped outside it. Range reduction by ln 2 in two

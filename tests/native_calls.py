@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,6 +128,10 @@ def well_formed(call: Call) -> Arguments:
             "dy": normal(T, B, H),
         }
         sizes = {"y": (T, B, H), "dx": (T, B, N), "dw": (H, N)}
+        if "cross_entropy" in call.op:
+            arguments |= _cross_entropy(call, generator)
+            factors = (-(-H // PANEL), T, B)
+            sizes |= {"loss": (T, B), "exponentials": (*factors, PANEL), "factors": factors, "db": (H,)}
     else:
         cell = CELLS[call.cell]
         G, lstm, gru = cell.gates, cell is cells.LSTM, cell is cells.GRU
@@ -172,6 +177,36 @@ def well_formed(call: Call) -> Arguments:
     return {a.name: arguments[a.name] for a in schema(call.op).arguments}
 
 
+def _cross_entropy(call: Call, generator: torch.Generator) -> Arguments:
+    """Targets, smoothing and, for the gradient, what the forward pass saves of logits of no matter whom."""
+    T, B, H = call.steps, call.batch, call.units
+    logits = torch.randn(T, B, H, generator=generator)
+    panels = to_class_panels(logits, -math.inf)
+    largest = panels.amax(-1)
+    exponentials = torch.exp(panels - largest.unsqueeze(-1))
+    factors = torch.exp(largest - logits.logsumexp(-1))
+    return {
+        "target": torch.randint(-1, H, (T, B), generator=generator, dtype=torch.int32),
+        "smoothing": 0.25 if call.seed % 2 else 0.0,
+        "dloss": torch.randn(T, B, generator=generator),
+        "exponentials": exponentials,
+        "factors": factors,
+    }
+
+
+def to_class_panels(logits: Tensor, padding: float) -> Tensor:
+    """``[T, B, N]`` in panels ``[ceil(N / 64), T, B, 64]``."""
+    panels = -(-logits.shape[-1] // PANEL)
+    padded = logits.new_full((*logits.shape[:2], panels * PANEL), padding)
+    padded[..., : logits.shape[-1]] = logits
+    return padded.unflatten(-1, (panels, PANEL)).movedim(2, 0).contiguous()
+
+
+def from_class_panels(panels: Tensor, classes: int) -> Tensor:
+    """The inverse of ``to_class_panels``."""
+    return panels.movedim(0, 2).flatten(2)[..., :classes]
+
+
 def _double(value: Any) -> Any:
     if isinstance(value, list):
         return [_double(each) for each in value]
@@ -199,6 +234,8 @@ def expected(op: str, arguments: Arguments) -> dict[str, Tensor]:
     a = {name: _double(value) for name, value in arguments.items()}
     if op.startswith("linear"):
         keep = _keep(a, "", (a["weight"] if op == "linear_input_grad" else a["x"]).shape[-1])
+        if "cross_entropy" in op:
+            return _expected_cross_entropy(op, a, keep)
         if op == "linear_forward":
             return {"y": products.forward(a["x"], a["weight"], a["bias"], keep)}
         if op == "linear_input_grad":
@@ -246,6 +283,28 @@ def expected(op: str, arguments: Arguments) -> dict[str, Tensor]:
     return dict(zip(names, found, strict=False))
 
 
+def _expected_cross_entropy(op: str, a: Arguments, keep: Keep | None) -> dict[str, Tensor]:
+    target, smoothing, classes = a["target"].long(), a["smoothing"], a["weight"].shape[0]
+    counts = (target >= 0).unsqueeze(-1)
+    wanted = torch.nn.functional.one_hot(target.clamp(min=0), classes).double()
+    wanted = torch.lerp(wanted, torch.full_like(wanted, 1 / classes), smoothing)
+    if op == "linear_cross_entropy":
+        logits = products.forward(a["x"], a["weight"], a["bias"], keep)
+        # A weight of 0 takes no part, whatever the logit.
+        terms = torch.where(wanted == 0, 0, -wanted * logits.log_softmax(-1))
+        loss = torch.where(counts.squeeze(-1), terms.sum(-1), 0)
+        saved = {} if a["exponentials"] is None else {"probabilities": logits.softmax(-1)}
+        return {"loss": loss} | saved
+    exponentials = from_class_panels(a["exponentials"] * a["factors"].unsqueeze(-1), classes)
+    dlogits = torch.where(counts, (exponentials - wanted) * a["dloss"].unsqueeze(-1), 0)
+    gradients = {
+        "dx": lambda: products.input_grad(dlogits, a["weight"], keep),
+        "dw": lambda: products.weight_grad(a["x"], dlogits, keep),
+        "db": lambda: dlogits.sum((0, 1)),
+    }
+    return {name: compute() for name, compute in gradients.items() if a[name] is not None}
+
+
 def _expected_eval(cell: cells.Cell, a: Arguments) -> dict[str, Tensor]:
     x, hs, cs = a["x"], [], []
     each, directions = 4 if a["has_bias"] else 2, 2 if a["bidirectional"] else 1
@@ -271,6 +330,9 @@ def actual(op: str, arguments: Arguments) -> dict[str, Tensor]:
         gates, hidden = CELLS[arguments["cell"]].gates, arguments["h0"].shape[1]
         counts = _counts(arguments["batch_sizes"], len(results[name]), len(arguments["h0"]))
         results[name] = from_panels(results[name], hidden, gates, counts)
+    if op == "linear_cross_entropy" and "exponentials" in results:
+        probabilities = results.pop("exponentials") * results.pop("factors").unsqueeze(-1)
+        results["probabilities"] = from_class_panels(probabilities, arguments["weight"].shape[0])
     return results
 
 

@@ -10,6 +10,7 @@ from strop import functional
 from strop.bench import train
 from strop.bench.presets import IMPLS, TRAIN_PRESETS, TrainPreset
 from strop.ops import dispatch
+from strop.tasks.language import LanguageModel
 
 TINY = TrainPreset("small", replace(TRAIN_PRESETS["small"].model, units=8, batch=3, steps=5), words=12)
 
@@ -42,21 +43,21 @@ def test_run_writes_records(tiny: TrainPreset, tmp_path: Path, capsys: pytest.Ca
     assert len((tmp_path / "train.csv").read_text().splitlines()) == 5
     printed = capsys.readouterr().out
     assert "tokens/s" in printed
-    assert "torch's SGD: torch f" in printed
+    assert "torch steps by its f" in printed
 
 
 @pytest.mark.parametrize("impl", IMPLS)
 def test_steps_learn(tiny: TrainPreset, impl, monkeypatch: pytest.MonkeyPatch):
     """The timed step is a training step: the frequencies of the words are learned."""
     losses = []
-    cross_entropy = torch.nn.CrossEntropyLoss.forward
+    forward = LanguageModel.forward
 
     def recorded(self, *args):
-        loss = cross_entropy(self, *args)
+        loss, state = forward(self, *args)
         losses.append(loss.item())
-        return loss
+        return loss, state
 
-    monkeypatch.setattr(torch.nn.CrossEntropyLoss, "forward", recorded)
+    monkeypatch.setattr(LanguageModel, "forward", recorded)
     torch.manual_seed(0)
     device = torch.device("cpu")
     once = train._case(tiny, impl, train._windows(tiny, device), device, {})
@@ -69,8 +70,12 @@ def test_steps_learn(tiny: TrainPreset, impl, monkeypatch: pytest.MonkeyPatch):
 def test_refuses_while_wrong(
     tiny: TrainPreset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    real = functional.linear
-    # Wrong wherever no backend is forced: what is timed, not what it is compared with.
-    monkeypatch.setattr(functional, "linear", lambda *args: real(*args) + (dispatch._forced is None) * 1e-3)
+    real = functional.linear_cross_entropy
+
+    def wrong(*args, **options):
+        # Wherever no backend is forced: what is timed, not what it is compared with.
+        return real(*args, **options) * (1 + (dispatch._forced is None) * 1e-3)
+
+    monkeypatch.setattr(functional, "linear_cross_entropy", wrong)
     assert train.run(train.Options(preset="small", seconds=0)) == 1
     assert "nr-st: its output is off by" in capsys.readouterr().err

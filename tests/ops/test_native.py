@@ -21,6 +21,7 @@ pytestmark = pytest.mark.skipif(native.missing is not None, reason=f"not built: 
 
 RECURRENCE_OPS = ("recurrence_forward", "recurrence_backward", "recurrence_weight_grad")
 LINEAR_OPS = ("linear_forward", "linear_input_grad", "linear_weight_grad")
+CROSS_ENTROPY_OPS = ("linear_cross_entropy", "linear_cross_entropy_grad")
 # Sizes that 2, 3 and 5 threads do not divide: steps, batch, panels, kept columns.
 CALLS = [
     *(Call(op, 7, 21, 67, 131, "half", "half", cell=cell) for op in RECURRENCE_OPS for cell in range(4)),
@@ -30,6 +31,8 @@ CALLS = [
     *(Call(op, 1, 2, 9, 3, "one", "one") for op in RECURRENCE_OPS),
     *(Call(op, 7, 21, 67, 195, lists) for op in LINEAR_OPS for lists in ("none", "half", "ragged")),
     *(Call(op, 2, 3, 3001, 130, "half") for op in LINEAR_OPS),
+    *(Call(op, 7, 21, 67, 1300, lists) for op in CROSS_ENTROPY_OPS for lists in ("none", "half", "ragged")),
+    *(Call(op, 2, 3, 130, 131, "half", seed=1) for op in CROSS_ENTROPY_OPS),
     *(Call("recurrence_eval", 7, 21, 67, 131, layers=2, cell=cell) for cell in range(4)),
     Call("recurrence_eval", 300, 1, 67, 131, layers=3),
     Call("recurrence_eval", 300, 1, 67, 131, layers=2, cell=1, reverse=True),

@@ -152,7 +152,7 @@ def attacks_on(name: str, value: Any) -> list[str]:
         return [*(FLOATS if value.is_floating_point() else INTEGERS), *alias]
     if name == "cell":
         return list(NUMBERS)
-    if name.endswith("scale"):
+    if name.endswith(("scale", "smoothing")):
         return list(SCALES)
     return list(WEIGHTS) if isinstance(value, list) else ["flip"] if isinstance(value, bool) else []
 
@@ -162,8 +162,9 @@ def attack(op: str, arguments: Arguments, name: str, how: str, at: int) -> bool:
     value = arguments[name]
     if how == "flip":
         arguments[name] = not value
-    elif name.endswith("scale"):
+    elif name.endswith(("scale", "smoothing")):
         arguments[name] = SCALES[how]
+        return name == "smoothing" and how not in ("0.0", "1e-300")
     elif name == "cell":
         arguments[name] = NUMBERS[how]
     elif isinstance(value, list):

@@ -57,6 +57,7 @@ def test_every_instruction_set_equals_the_oracle(isa):
     done = python(
         *("-m", "pytest", "-q", "-p", "no:cacheprovider", str(TESTS / "ops/test_products.py")),
         *(str(TESTS / "ops/test_recurrence.py"), str(TESTS / "ops/test_native.py")),
+        str(TESTS / "test_cross_entropy.py"),
         *("-k", "native and (products or structured or variational or missing or accurate)"),
         STROP_ISA=isa,
         STROP_BACKEND="native",

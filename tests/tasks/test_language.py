@@ -122,6 +122,21 @@ def test_the_loss_is_summed_over_steps_and_averaged_over_the_batch(corpus):
     assert outcome.items == TINY.steps * TINY.batch
 
 
+def test_the_embedding_has_gradients_of_the_words_that_were_read(corpus):
+    task = LanguageTask(corpus, TINY, "nr-st")
+    batch = next(task.batches(0, 0))
+    task.loss(task.model, batch, task.first_carry()).loss.backward()
+    gradient = task.model.embedding.weight.grad
+    assert gradient is not None
+    assert gradient.is_sparse
+    assert gradient.coalesce().indices()[0].tolist() == batch[0].unique().tolist()
+    for dense in (
+        LanguageTask(corpus, TINY, "nr-st", tied=True),
+        LanguageTask(corpus, TINY, "nr-st", world=World(0, 2)),
+    ):
+        assert not dense.model.embedding.sparse
+
+
 def test_windows_are_full_in_order_and_the_same_at_every_call(corpus):
     task = LanguageTask(corpus, TINY, "nr-random")
     columns = len(corpus.train) // TINY.batch

@@ -20,7 +20,7 @@ from strop.training import (
     train,
 )
 from strop.training.checkpoint import CheckpointStore
-from strop.training.gradients import clip_gradients
+from strop.training.gradients import clipped_step, gradient_norm
 
 
 def options(out: Path, **changes) -> LoopOptions:
@@ -200,17 +200,39 @@ def test_options_are_checked(tmp_path, wrong):
         options(tmp_path, **wrong)
 
 
-def test_clipping_matches_torch():
-    for limit in (0.1, 1e3):
-        ours, theirs = nn.Linear(5, 3), nn.Linear(5, 3)
-        theirs.load_state_dict(ours.state_dict())
-        x = torch.randn(4, 5)
-        for layer in (ours, theirs):
-            layer(x).square().sum().backward()
-        norm = clip_gradients(list(ours.parameters()), limit)
-        expected = nn.utils.clip_grad_norm_(theirs.parameters(), limit)
+@pytest.mark.parametrize("limit", [None, 0.1, 1e3])
+@pytest.mark.parametrize(
+    ("options", "sparse"),
+    [
+        ({}, False),
+        ({}, True),
+        ({"momentum": 0.9}, False),
+        ({"momentum": 0.9}, True),
+        ({"momentum": 0.9, "nesterov": True}, False),
+        ({"weight_decay": 0.1}, False),  # torch's SGD refuses it with sparse gradients
+    ],
+    ids=str,
+)
+def test_clipped_steps_match_torchs(options, sparse, limit):
+    models = [nn.Sequential(nn.Embedding(9, 4, sparse=each), nn.Linear(4, 3)) for each in (sparse, False)]
+    models[1].load_state_dict(models[0].state_dict())
+    ours, theirs = (torch.optim.SGD(model.parameters(), lr=0.5, **options) for model in models)
+    for _ in range(3):
+        ids = torch.tensor([1, 5, 5, 2])
+        for model, optimizer in zip(models, (ours, theirs), strict=True):
+            optimizer.zero_grad()
+            model(ids).square().sum().backward()
+        parameters = list(models[0].parameters())
+        norm = gradient_norm(parameters)
+        clipped_step(ours, parameters, norm, limit)
+        expected = nn.utils.clip_grad_norm_(models[1].parameters(), limit or math.inf)
+        theirs.step()
         torch.testing.assert_close(norm, expected)
-        torch.testing.assert_close(ours.weight.grad, theirs.weight.grad)
+        for mine, other in zip(*(model.parameters() for model in models), strict=True):
+            torch.testing.assert_close(mine, other)
+    assert ours.param_groups[0]["lr"] == 0.5
+    if "momentum" not in options:  # a sparse gradient makes a sparse buffer
+        torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
 
 
 def test_the_rate_decays_as_in_the_original_program():

@@ -13,7 +13,7 @@ from strop.tasks.language.task import LanguageTask
 from strop.training import NonFiniteError, Progress, Status, reuse_freed_pages
 from strop.training.clock import StepClock
 from strop.training.distributed import stream_seed
-from strop.training.gradients import clip_gradients
+from strop.training.gradients import clipped_step, gradient_norm
 from strop.training.progress import describe
 
 EVALUATIONS = 4  # per epoch
@@ -94,8 +94,8 @@ class Racer:
         optimizer.zero_grad()
         outcome.loss.backward()
         self.clock.lap("backward")
-        clip_gradients(self._parameters, self._preset.clip)
-        optimizer.step()
+        norm = gradient_norm(self._parameters)
+        clipped_step(optimizer, self._parameters, norm, self._preset.clip)
         self.clock.lap("optimiser")
         self._carry = outcome.carry
         self.step += 1

@@ -58,6 +58,47 @@ class Linear(nn.Linear):
         """
         if mask is None and not (self.training and self.dropout):
             return functional.linear(input, self.weight, self.bias)
+        sequence, mask = self._dropped(input, mask)
+        return functional.linear(sequence, self.weight, self.bias, mask).view(
+            *input.shape[:-1], self.out_features
+        )
+
+    def cross_entropy(
+        self,
+        input: Tensor,
+        target: Tensor,
+        mask: Mask | None = None,
+        *,
+        reduction: str = "mean",
+        ignore_index: int = -100,
+        label_smoothing: float = 0.0,
+    ) -> Tensor:
+        """The cross entropy of what ``forward`` gives as logits, without storing these.
+
+        Args:
+            input, mask: as of ``forward``.
+            target: int64, a class for each row of the input, in its shape without the last dimension.
+            reduction, ignore_index, label_smoothing: as ``torch.nn.functional.cross_entropy``.
+
+        Raises:
+            TypeError, ValueError, IndexError: as ``functional.linear_cross_entropy``.
+        """
+        sequence = input
+        if mask is not None or (self.training and self.dropout):
+            sequence, mask = self._dropped(input, mask)
+        return functional.linear_cross_entropy(
+            sequence,
+            self.weight,
+            target.view(sequence.shape[:-1]) if target.shape == input.shape[:-1] else target,
+            bias=self.bias,
+            mask=mask,
+            reduction=reduction,
+            ignore_index=ignore_index,
+            label_smoothing=label_smoothing,
+        ).view(target.shape if reduction == "none" else ())
+
+    def _dropped(self, input: Tensor, mask: Mask | None) -> tuple[Tensor, Mask | None]:
+        """The input as a sequence of time steps, and its mask."""
         if input.dim() not in (2, 3):
             raise ValueError(
                 f"input must be [time, batch, {self.in_features}] or [batch, {self.in_features}] "
@@ -68,12 +109,9 @@ class Linear(nn.Linear):
                 f"input must have {self.in_features} units (in_features), got {list(input.shape)}"
             )
         if 0 in input.shape:
-            return functional.linear(input, self.weight, self.bias)
+            return input, None
         sequence = input if input.dim() == 3 else input.unsqueeze(0)
-        if mask is None:
-            mask = self.draw(sequence.shape[0], sequence.shape[1])
-        output = functional.linear(sequence, self.weight, self.bias, mask)
-        return output if input.dim() == 3 else output.squeeze(0)
+        return sequence, self.draw(*sequence.shape[:2]) if mask is None else mask
 
     def extra_repr(self) -> str:
         """torch's, and what is dropped."""

@@ -170,3 +170,8 @@ def products(x: Tensor) -> Any:
 def recurrence(x: Tensor) -> Any:
     """The module with ``forward``, ``backward`` and ``weight_grad`` of a recurrence on operands like x."""
     return _wrapped(_module(select(x), "recurrence"))
+
+
+def cross_entropy() -> Any:
+    """The one module with ``linear_cross_entropy`` and its ``_grad``: elsewhere torch's operators run."""
+    return _wrapped(native)

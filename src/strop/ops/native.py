@@ -15,6 +15,8 @@ from torch import Tensor
 from strop.ops import memory
 from strop.ops.products import Keep
 
+_PANEL = 64  # classes whose exponentials are kept together
+
 _NO_LISTS = (None, None, 1.0)
 
 
@@ -105,3 +107,75 @@ def weight_grad(x: Tensor, dy: Tensor, keep: Keep | None) -> Tensor:
     dw = empty(x, dy.shape[2], x.shape[2])
     torch.ops.strop.linear_weight_grad(x.contiguous(), dy.contiguous(), *lists(keep), dw)
     return dw
+
+
+def linear_cross_entropy(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    smoothing: float,
+    keep: Keep | None,
+    save: bool,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """FP, and the cross entropy of every row: ``[T, B]``.
+
+    Args:
+        target: int32 ``[T, B]``, below 0 where a row does not count.
+        smoothing: the share of a target that all classes have in common.
+        save: whether there will be a backward pass.
+
+    Returns:
+        The losses and, if ``save``, what ``linear_cross_entropy_grad`` needs: the exponentials of the logits
+        in panels of 64 classes ``[ceil(N / 64), T, B, 64]``, each relative to the largest of its row in the
+        panel, and the factors ``[ceil(N / 64), T, B]`` that make probabilities of them.
+    """
+    steps, batch = x.shape[:2]
+    panels = -(-weight.shape[0] // _PANEL)
+    loss = empty(x, steps, batch)
+    saved = (empty(x, panels, steps, batch, _PANEL), empty(x, panels, steps, batch)) if save else ()
+    torch.ops.strop.linear_cross_entropy(
+        x.contiguous(),
+        weight.contiguous(),
+        contiguous(bias),
+        target.contiguous(),
+        smoothing,
+        *lists(keep),
+        loss,
+        *(saved or (None, None)),
+    )
+    return loss, saved
+
+
+def linear_cross_entropy_grad(
+    dloss: Tensor,
+    saved: tuple[Tensor, ...],
+    x: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    smoothing: float,
+    keep: Keep | None,
+    need: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """BP and WG from the gradient of every row's loss ``[T, B]``.
+
+    Returns:
+        Gradients of x, of the weight and of the bias, as far as in ``need``.
+    """
+    need_x, need_weight, need_bias = need
+    dx = empty(x, *x.shape) if need_x else None
+    dw = empty(weight, *weight.shape) if need_weight or need_bias else None
+    db = empty(weight, weight.shape[0]) if need_bias else None
+    torch.ops.strop.linear_cross_entropy_grad(
+        dloss.contiguous(),
+        *saved,
+        x.contiguous(),
+        weight.contiguous(),
+        target.contiguous(),
+        smoothing,
+        *lists(keep),
+        dx,
+        dw,
+        db,
+    )
+    return dx, dw if need_weight else None, db

@@ -25,7 +25,7 @@ from strop.training.curves import CurveWriter
 from strop.training.distributed import World, stream_seed
 from strop.training.errors import CheckpointError, InterruptedRunError, NonFiniteError, RunError
 from strop.training.folder import RunFolder
-from strop.training.gradients import clip_gradients
+from strop.training.gradients import clipped_step, gradient_norm
 from strop.training.memory import reuse_freed_pages
 from strop.training.progress import Progress, Silent, Status, describe
 from strop.training.run import LoopOptions, Result
@@ -194,11 +194,11 @@ class _Run:
         optimizer.zero_grad()
         outcome.loss.backward()
         self.clock.lap("backward")
-        norm = clip_gradients(self.parameters, self.options.clip)
+        norm = gradient_norm(self.parameters)
         self.unchecked.append((self.step, outcome.mean, norm, outcome.items))
         if self.device.type == "cpu" or len(self.unchecked) >= _CHECK_EVERY:
             self._check()
-        optimizer.step()
+        clipped_step(optimizer, self.parameters, norm, self.options.clip)
         self.clock.lap("optimiser")
         self.carry = outcome.carry
         self.step += 1

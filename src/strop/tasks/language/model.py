@@ -10,7 +10,8 @@ State = tuple[Tensor, Tensor]
 
 
 class LanguageModel(nn.Module):
-    """Word ids `[steps, batch]` and a state to logits `[steps, batch, words]` and the next state.
+    """Word ids `[steps, batch]` and a state to logits `[steps, batch, words]` and the next state; given the
+    next words, too, to their mean cross entropy in place of the logits.
 
     Args:
         words: size of the vocabulary.
@@ -45,9 +46,14 @@ class LanguageModel(nn.Module):
         if tied:
             self.output.weight = self.embedding.weight
 
-    def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+    def forward(self, x: Tensor, state: State, target: Tensor | None = None) -> tuple[Tensor, State]:
         y, state = self.lstm(self.drop(self.embedding(x)), state)
-        return self.output(self.drop(y)), state
+        y = self.drop(y)
+        if target is None:
+            return self.output(y), state
+        if isinstance(self.output, strop.Linear):
+            return self.output.cross_entropy(y, target), state
+        return nn.functional.cross_entropy(self.output(y).flatten(0, 1), target.flatten()), state
 
     def first_state(self, batch: int) -> State:
         """h and c of zeros, `[layers, batch, units]` each."""
