@@ -30,8 +30,9 @@ def layer(
     """One layer in one direction: y ``[T, B, H]``, zero beyond a row's length, and the last states.
 
     ``lengths`` are the steps that each row has; masks apply to x[t] and to the h that enters step t.
+    ``weights`` are w_ih, w_hh, b_ih, b_hh and, of an LSTM with projections, w_hr.
     """
-    w_ih, w_hh, b_ih, b_hh = weights
+    w_ih, w_hh, b_ih, b_hh, *projection = weights
     assert w_ih is not None
     assert w_hh is not None
     steps, batch, hidden = x.shape[0], x.shape[1], w_hh.shape[1]
@@ -46,6 +47,8 @@ def layer(
         a = a if b_ih is None else a + b_ih
         b = b if b_hh is None else b + b_hh
         after = _step(cell, a, b, state)
+        if projection and projection[0] is not None:
+            after[0] = after[0] @ projection[0].t()
         here = torch.tensor([steps] * batch if lengths is None else lengths).unsqueeze(1) > t
         state = [torch.where(here, new, old) for new, old in zip(after, state, strict=True)]
         outputs[t] = state[0] * here
@@ -66,6 +69,34 @@ def _step(cell: str, a: Tensor, b: Tensor, state: Sequence[Tensor]) -> list[Tens
     return [torch.tanh(a + b) if cell == "RNN_TANH" else torch.relu(a + b)]
 
 
+def stack(
+    cell: str,
+    x: Tensor,
+    hx: Sequence[Tensor],
+    layers: Sequence[Sequence[Tensor | None]],
+    input_masks: Sequence,
+    recurrent_masks: Sequence,
+    *,
+    bidirectional: bool = False,
+    lengths: Sequence[int] | None = None,
+) -> tuple[Tensor, ...]:
+    """A stack of layers, with weights, masks and states of each direction of each layer in turn.
+
+    Returns:
+        y ``[T, B, directions * H]``, and the last states, ``[layers * directions, B, H]`` each.
+    """
+    directions, lasts = 2 if bidirectional else 1, []
+    for first in range(0, len(layers), directions):
+        ys = []
+        for number in range(first, first + directions):
+            own, masks = [state[number] for state in hx], (input_masks[number], recurrent_masks[number])
+            y, *last = layer(cell, x, own, layers[number], *masks, reverse=number > first, lengths=lengths)
+            ys.append(y)
+            lasts.append(last)
+        x = torch.cat(ys, 2)
+    return x, *(torch.stack(each) for each in zip(*lasts, strict=True))
+
+
 def lstm(
     x: Tensor,
     hx: tuple[Tensor, Tensor],
@@ -74,29 +105,8 @@ def lstm(
     recurrent_masks: Sequence,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A stack of LSTM layers ``(w_ih, w_hh, b_ih, b_hh)``: y, and the last h and c of every layer."""
-    last_h, last_c = [], []
-    for layer, (w_ih, w_hh, b_ih, b_hh) in enumerate(layers):
-        assert w_ih is not None
-        assert w_hh is not None
-        input_mask, recurrent_mask = input_masks[layer], recurrent_masks[layer]
-        x_keep = torch.ones_like(x) if input_mask is None else input_mask.dense(x.dtype)
-        h, c = hx[0][layer], hx[1][layer]
-        outputs = []
-        for t in range(x.shape[0]):
-            h_in = h if recurrent_mask is None else h * recurrent_mask.dense(x.dtype)[t]
-            z = (x[t] * x_keep[t]) @ w_ih.t() + h_in @ w_hh.t()
-            z = z if b_ih is None else z + b_ih
-            z = z if b_hh is None else z + b_hh
-            hidden = z.shape[1] // 4
-            i, f = torch.sigmoid(z[:, :hidden]), torch.sigmoid(z[:, hidden : 2 * hidden])
-            g, o = torch.tanh(z[:, 2 * hidden : 3 * hidden]), torch.sigmoid(z[:, 3 * hidden :])
-            c = f * c + i * g
-            h = o * torch.tanh(c)
-            outputs.append(h)
-        x = torch.stack(outputs)
-        last_h.append(h)
-        last_c.append(c)
-    return x, torch.stack(last_h), torch.stack(last_c)
+    y, h, c = stack("LSTM", x, hx, layers, input_masks, recurrent_masks)
+    return y, h, c
 
 
 def assert_exact(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
