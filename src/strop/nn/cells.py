@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -35,12 +35,14 @@ class _Drops(nn.RNNCellBase):
         )
         return Masks((x,), (h,))
 
-    def _masks(self, input: Tensor, masks: Masks | None) -> Masks | None:
-        """The masks to use on a valid input; None if nothing is dropped."""
+    def _masks(self, input: Tensor, hx: Any, masks: Masks | None) -> Masks | None:
+        """The masks to use on what fits; None if nothing is dropped."""
         if masks is None and not (self.training and (self.input_dropout or self.recurrent_dropout)):
             return None
-        if input.dim() not in (1, 2) or input.shape[-1] != self.input_size or not input.numel():
-            return None  # torch's own step has the error, or nothing to drop
+        if not self._fits(input, hx):
+            self._refuse(input, hx)
+        if not input.numel():  # an empty batch has nothing to drop
+            return None
         batch = len(input) if input.dim() == 2 else 1
         if masks is None:
             masks = self.draw(batch)
@@ -48,6 +50,33 @@ class _Drops(nn.RNNCellBase):
             raise TypeError(f"masks must be what draw() returns, got {type(masks).__name__}")
         masks.check(1, batch, (self.input_size,), self.hidden_size, input)
         return masks if masks.input[0] or masks.recurrent[0] else None
+
+    def _states(self, hx: Any) -> Any:
+        return () if hx is None else hx if isinstance(self, LSTMCell) else (hx,)
+
+    def _fits(self, input: Tensor, hx: Any) -> bool:
+        if not isinstance(input, Tensor) or input.dim() not in (1, 2) or input.shape[-1] != self.input_size:
+            return False
+        states, wanted = self._states(hx), 0 if hx is None else 2 if isinstance(self, LSTMCell) else 1
+        if isinstance(states, Tensor) or len(states) != wanted:
+            return False
+        device, dtype = self.weight_ih.device, self.weight_ih.dtype
+        autocast = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+        shape = (*input.shape[:-1], self.hidden_size)
+        return all(isinstance(state, Tensor) and state.shape == shape for state in states) and all(
+            tensor.device == device and (tensor.dtype == dtype or autocast) for tensor in (input, *states)
+        )
+
+    def _refuse(self, input: Any, hx: Any) -> NoReturn:
+        """In torch's own words, where torch has any."""
+        dims = [state.dim() if isinstance(state, Tensor) else None for state in self._states(hx)]
+        # Of states with a batch for an input without, torch looks at the wrong axis, and may crash.
+        if not (isinstance(input, Tensor) and input.dim() == 1 and 2 in dims):
+            super().forward(input, hx)
+        raise ValueError(
+            f"input and hx must be [batch, {self.input_size}] and [batch, {self.hidden_size}], "
+            f"or [{self.input_size}] and [{self.hidden_size}], got {_shapes(input)} and {_shapes(hx)}"
+        )
 
     def _step(self, mode: str, input: Tensor, states: States | None, masks: Masks) -> States:
         x = input if input.dim() == 2 else input.unsqueeze(0)
@@ -60,6 +89,12 @@ class _Drops(nn.RNNCellBase):
     def extra_repr(self) -> str:
         """torch's, and what is dropped."""
         return super().extra_repr() + repr_of_drops(self, "input_dropout", "recurrent_dropout")
+
+
+def _shapes(given: Any) -> str:
+    if isinstance(given, Tensor):
+        return str(list(given.shape))
+    return " and ".join(map(_shapes, given)) if isinstance(given, tuple | list) else repr(given)
 
 
 class LSTMCell(_Drops, nn.LSTMCell):
@@ -97,7 +132,7 @@ class LSTMCell(_Drops, nn.LSTMCell):
         self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None, *, masks: Masks | None = None
     ) -> tuple[Tensor, Tensor]:
         """``torch.nn.LSTMCell``'s contract; ``masks`` are used in training and evaluation."""
-        masks = self._masks(input, masks)
+        masks = self._masks(input, hx, masks)
         if masks is None:
             return nn.LSTMCell.forward(self, input, hx)
         h, c = self._step("LSTM", input, hx, masks)
@@ -125,7 +160,7 @@ class GRUCell(_Drops, nn.GRUCell):
 
     def forward(self, input: Tensor, hx: Tensor | None = None, *, masks: Masks | None = None) -> Tensor:
         """``torch.nn.GRUCell``'s contract; ``masks`` are used in training and evaluation."""
-        masks = self._masks(input, masks)
+        masks = self._masks(input, hx, masks)
         if masks is None:
             return nn.GRUCell.forward(self, input, hx)
         return self._step("GRU", input, None if hx is None else (hx,), masks)[0]
@@ -155,7 +190,7 @@ class RNNCell(_Drops, nn.RNNCell):
 
     def forward(self, input: Tensor, hx: Tensor | None = None, *, masks: Masks | None = None) -> Tensor:
         """``torch.nn.RNNCell``'s contract; ``masks`` are used in training and evaluation."""
-        masks = self._masks(input, masks)
+        masks = self._masks(input, hx, masks)
         if masks is None:
             return nn.RNNCell.forward(self, input, hx)
         mode = f"RNN_{self.nonlinearity.upper()}"

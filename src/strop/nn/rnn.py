@@ -120,6 +120,8 @@ class Recurrent(nn.RNNBase):
             batched = x.dim() == 3
             x = x if batched else x.unsqueeze(0 if self.batch_first else 1)
         states = None if hx is None else hx if self.mode == "LSTM" else (hx,)
+        if self.mode == "LSTM" and hx is not None and (isinstance(hx, Tensor) or len(hx) != 2):
+            raise RuntimeError("lstm expects two hidden states")
         if states is not None:
             if batch_sizes is None:
                 _check_dims(states, batched)
@@ -180,7 +182,12 @@ class Recurrent(nn.RNNBase):
             expected = (*shape[:2], self.hidden_size) if index else shape
             name = f"hidden[{index}]" if self.mode == "LSTM" else "hidden"
             self.check_hidden_size(state, expected, f"Expected {name} size {{}}, got {{}}")
-            if state.device != x.device or (state.dtype != x.dtype and not autocast):
+            if state.device != x.device:
+                raise RuntimeError(
+                    "Input and hidden tensors are not at the same device, "
+                    f"found input tensor at {x.device} and hidden tensor at {state.device}"
+                )
+            if state.dtype != x.dtype and not autocast:
                 raise RuntimeError(
                     f"{name} must be {x.dtype} on {x.device} as the input is, "
                     f"got {state.dtype} on {state.device}"
