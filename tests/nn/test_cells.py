@@ -98,11 +98,9 @@ class Oracle(nn.Module):
             states = [x.new_zeros(*x.shape[:-1], self.hidden)] * (2 if self.mode == "LSTM" else 1)
         unbatched = x.dim() == 1
         x, states = (x[None], [s[None] for s in states]) if unbatched else (x, states)
-        x_mask, h_mask = masks.input[0], masks.recurrent[0]
-        h = states[0] if h_mask is None else states[0] * h_mask.dense(x.dtype)[0]
-        x = x if x_mask is None else x * x_mask.dense(x.dtype)[0]
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        after = oracle.step(self.mode, x, h, states, [getattr(self, name, None) for name in names])
+        weights = [getattr(self, name, None) for name in names]
+        _, *after = oracle.layer(self.mode, x[None], states, weights, masks.input[0], masks.recurrent[0])
         return tuple(s[0] for s in after) if unbatched else after
 
 
