@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -82,6 +83,30 @@ def test_blocks():
 def test_an_empty_input_stays_empty():
     fc = strop.Linear(5, 7, dropout=0.5)
     assert fc(torch.zeros(2, 0, 5)).shape == (2, 0, 7)
+
+
+def test_copies_pickles_and_parameters_from_outside():
+    fc, x = strop.Linear(16, 7, dropout=0.5, pattern="fixed", block=2), torch.randn(4, 3, 16)
+    mask = fc.draw(4, 3)
+    for clone in (copy.deepcopy(fc), pickle.loads(pickle.dumps(fc))):
+        assert repr(clone) == repr(fc)
+        assert torch.equal(clone(x, mask), fc(x, mask))
+    doubled = {name: 2 * value.detach() for name, value in fc.named_parameters()}
+    actual = torch.func.functional_call(fc, doubled, (x, mask))
+    fc.load_state_dict(doubled)
+    assert torch.equal(actual, fc(x, mask))
+
+
+@pytest.mark.parametrize("trained", ["weight", "bias"])
+def test_frozen_parameters_get_no_gradient(backend, trained):
+    fc = strop.Linear(16, 7, dropout=0.5).to(backend.dtype)
+    x, mask = torch.randn(4, 3, 16, dtype=backend.dtype), fc.draw(4, 3)
+    expected = torch.autograd.grad(fc(x, mask).pow(2).sum(), getattr(fc, trained))[0]
+    for name, parameter in fc.named_parameters():
+        parameter.requires_grad_(name == trained)
+    fc(x, mask).pow(2).sum().backward()
+    assert [name for name, parameter in fc.named_parameters() if parameter.grad is not None] == [trained]
+    assert torch.equal(getattr(fc, trained).grad, expected)
 
 
 def test_repr_says_what_is_dropped():

@@ -1,0 +1,195 @@
+"""LSTM, GRU and RNN in training: checkpointing, accumulation, threads, determinism, autocast."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+import recurrent
+import strop
+from recurrent import make
+
+modes = pytest.mark.parametrize("mode", recurrent.MODES)
+EVERYWHERE = {"dropout": 0.5, "input_dropout": 0.4, "recurrent_dropout": 0.6}
+
+
+def first(hx):
+    return hx[0] if isinstance(hx, tuple) else hx
+
+
+def gradients(loss, module):
+    return torch.autograd.grad(loss, list(module.parameters()))
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+@pytest.mark.parametrize("name", ["structured", "random"])
+@modes
+def test_checkpointing_recomputes_with_the_same_masks(backend, mode, name, use_reentrant):
+    module = make(mode, 6, 8, 2, bidirectional=True, **EVERYWHERE, pattern=name).to(backend.dtype)
+    x = torch.randn(4, 3, 6, dtype=backend.dtype, requires_grad=True)
+
+    def run(forward):
+        module.zero_grad()
+        x.grad = None
+        torch.manual_seed(5)
+        y, h = forward(x)
+        torch.rand(3)  # what comes after the checkpoint draws, too
+        (y.pow(2).sum() + h.sum()).backward()
+        return y.detach(), x.grad, *(parameter.grad for parameter in module.parameters())
+
+    def flat(x):  # reentrant checkpoints pass no gradients to an LSTM's nested pair of states
+        y, last = module(x)
+        return y, first(last)
+
+    expected = run(flat)
+    state = torch.get_rng_state()
+    actual = run(lambda x: checkpoint(flat, x, use_reentrant=use_reentrant))
+    assert all(map(torch.equal, actual, expected))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@modes
+def test_gradients_accumulate(backend, mode):
+    module = make(mode, 6, 8, 2, **EVERYWHERE).to(backend.dtype)
+    parts = [(torch.randn(4, 3, 6, dtype=backend.dtype), module.draw(4, 3)) for _ in range(3)]
+    losses = [module(x, masks=masks)[0].pow(2).sum() for x, masks in parts]
+    expected = [sum(each) for each in zip(*(gradients(loss, module) for loss in losses), strict=True)]
+    for x, masks in parts:
+        module(x, masks=masks)[0].pow(2).sum().backward()
+    for parameter, gradient in zip(module.parameters(), expected, strict=True):
+        assert torch.equal(parameter.grad, gradient)
+
+
+@modes
+def test_one_module_twice_in_a_graph(backend, mode):
+    module = make(mode, 8, 8, input_dropout=0.4, recurrent_dropout=0.6).to(backend.dtype)
+    x, masks = torch.randn(4, 3, 8, dtype=backend.dtype), [module.draw(4, 3) for _ in range(2)]
+
+    def loss(one, two):
+        return two(one(x, masks=masks[0])[0], masks=masks[1])[0].pow(2).sum()
+
+    apart = nn.ModuleList([copy.deepcopy(module), copy.deepcopy(module)])
+    each = gradients(loss(*apart), apart)
+    for actual, *parts in zip(
+        gradients(loss(module, module), module), each[: len(each) // 2], each[len(each) // 2 :], strict=True
+    ):
+        torch.testing.assert_close(actual, sum(parts))
+
+
+def steps(mode: str, seed: int) -> Iterator[list[torch.Tensor]]:
+    """A model of its own, trained; its parameters after each step."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        module = make(mode, 20, 24, 2, bidirectional=True, **EVERYWHERE)
+        for parameter in module.parameters():
+            parameter.uniform_(-0.2, 0.2, generator=generator)
+    optimizer = torch.optim.SGD(module.parameters(), 0.1)
+    for _ in range(6):
+        x = torch.randn(7, 9, 20, generator=generator)
+        optimizer.zero_grad()
+        y, _ = module(x, masks=module.draw(7, 9, generator=generator))
+        y.pow(2).mean().backward()
+        optimizer.step()
+        yield [parameter.detach().clone() for parameter in module.parameters()]
+
+
+@modes
+def test_several_threads_train_models_of_their_own(mode):
+    expected = [list(steps(mode, seed))[-1] for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        actual = list(pool.map(lambda seed: list(steps(mode, seed))[-1], range(4)))
+    for one, other in zip(actual, expected, strict=True):
+        assert all(map(torch.equal, one, other))
+
+
+@modes
+def test_deterministic_algorithms(backend, mode):
+    module = make(mode, 6, 8, 2, bidirectional=True, **EVERYWHERE).to(backend.dtype)
+    cell = recurrent.CELLS[mode][0](6, 8, recurrent_dropout=0.5).to(backend.dtype)
+    x = torch.randn(5, 3, 6, dtype=backend.dtype)
+    torch.use_deterministic_algorithms(True)
+    try:
+        found = []
+        for _ in range(2):
+            torch.manual_seed(5)
+            y, _ = recurrent.call(module, x, None, "unsorted", [2, 5, 3])
+            plain, _ = module(x)
+            h = first(cell(x[0]))
+            loss = y.pow(2).sum() + plain.pow(2).sum() + h.pow(2).sum()
+            found.append(gradients(loss, nn.ModuleList([module, cell])))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(map(torch.equal, *found))
+
+
+@pytest.mark.parametrize("dropping", [True, False])
+@pytest.mark.parametrize("layout", ["batched", "unsorted"])
+@modes
+def test_autocast(mode, layout, dropping):
+    """Close to float32, in training and in evaluation, for inputs of either dtype; gradients are float32."""
+    dtype = torch.bfloat16  # of float16, torch's own LSTM cannot on every CPU
+    module = make(mode, 6, 8, 2, bidirectional=True, **(EVERYWHERE if dropping else {}))
+    x, masks = torch.randn(5, 3, 6), module.draw(5, 3)
+    lengths = [2, 5, 3] if layout == "unsorted" else None
+    for training in (True, False):
+        module.train(training)
+        arguments = {"masks": masks} if training else {}
+        exact, _ = recurrent.call(module, x, None, layout, lengths, **arguments)
+        expected = gradients(exact.pow(2).sum(), module)
+        for given in (x, x.to(dtype)):
+            with torch.autocast("cpu", dtype=dtype):
+                y, last = recurrent.call(module, given, None, layout, lengths, **arguments)
+                loss = y.float().pow(2).sum()
+            torch.testing.assert_close(y.float(), exact, rtol=0.05, atol=0.05)
+            assert all(state.isfinite().all() for state in last)
+            for actual, gradient in zip(gradients(loss, module), expected, strict=True):
+                assert actual.dtype == torch.float32
+                difference = torch.linalg.vector_norm(actual - gradient)
+                assert difference <= 0.05 * torch.linalg.vector_norm(gradient) + 0.05
+
+
+@modes
+def test_autocast_of_cells(mode):
+    kind, _, own = recurrent.CELLS[mode]
+    cell = kind(6, 8, **own, input_dropout=0.5, recurrent_dropout=0.5)
+    x, masks = torch.randn(3, 6), cell.draw(3)
+    exact = first(cell(x, masks=masks))
+    for given in (x, x.bfloat16()):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            dropped, plain = first(cell(given, masks=masks)), first(cell.eval()(given))
+        torch.testing.assert_close(dropped.float(), exact, rtol=0.05, atol=0.05)
+        assert plain.isfinite().all()
+        dropped.float().sum().backward()
+        assert all(parameter.grad.isfinite().all() for parameter in cell.parameters())
+
+
+@modes
+def test_under_no_grad_and_inference_mode(backend, mode):
+    module = make(mode, 6, 8, 2, bidirectional=True, **EVERYWHERE).to(backend.dtype)
+    x, masks = torch.randn(4, 3, 6, dtype=backend.dtype), module.draw(4, 3)
+    expected, _ = module(x, masks=masks)
+    for without in (torch.no_grad, torch.inference_mode):
+        with without():
+            y, _ = module(x, masks=masks)
+        assert not y.requires_grad
+        assert torch.equal(y, expected)
+    with torch.inference_mode():
+        torch.testing.assert_close(module.eval()(x)[0], module(x, hx=None)[0])
+
+
+def test_a_linear_layer_checkpoints_and_autocasts():
+    fc, x = strop.Linear(16, 8, dropout=0.5), torch.randn(4, 3, 16, requires_grad=True)
+    torch.manual_seed(3)
+    expected = gradients(fc(x).pow(2).sum(), fc)
+    torch.manual_seed(3)
+    actual = gradients(checkpoint(fc, x, use_reentrant=False).pow(2).sum(), fc)
+    assert all(map(torch.equal, actual, expected))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for given in (x, x.bfloat16()):
+            assert all(gradient.isfinite().all() for gradient in gradients(fc(given).float().sum(), fc))
