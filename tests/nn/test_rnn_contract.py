@@ -335,3 +335,36 @@ def test_runs_are_bit_identical_whatever_the_number_of_threads(backend, mode, la
         others = others[-1:]
     for other in others:
         assert all(torch.equal(other[name], first[name]) for name in first)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.torch.jit.trace:DeprecationWarning")
+@pytest.mark.parametrize("grad", [True, False])
+@modes
+def test_a_trace_in_evaluation_is_torchs_operator(mode, grad):
+    """As older exporters make it; what is traced runs on other sizes."""
+    module = make(mode, 5, 7, 2, bidirectional=True, **DROPS).eval()
+    with torch.set_grad_enabled(grad):
+        traced = torch.jit.trace(module, (torch.randn(4, 3, 5),))
+    x = torch.randn(6, 2, 5)
+    torch.testing.assert_close(traced(x), module(x))
+    assert mode.lower() in str(traced.inlined_graph)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")  # torch's own, within jvp
+@modes
+def test_function_transforms_of_what_drops_nothing(mode):
+    """torch has no forward mode of an LSTM on the CPU."""
+    module, theirs = make(mode, 5, 7, 2, **DROPS).eval(), make_torchs(mode, 5, 7, 2)
+    theirs.load_state_dict(module.state_dict())
+    x, parameters = torch.randn(4, 3, 5), dict(module.named_parameters())
+
+    def loss(parameters, x, of=module):
+        return torch.func.functional_call(of, parameters, (x,))[0].pow(2).sum()
+
+    actual = torch.func.grad(loss)(parameters, x)
+    expected = torch.func.grad(lambda parameters, x: loss(parameters, x, theirs))(parameters, x)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(actual[name], gradient)
+    if mode != "LSTM":
+        _, tangent = torch.func.jvp(lambda x: module(x)[0], (x,), (x,))
+        torch.testing.assert_close(tangent, torch.func.jvp(lambda x: theirs(x)[0], (x,), (x,))[1])
