@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
+import oracle
 import recurrent
 import strop
 from recurrent import make
+from strop.ops import dispatch
 from strop.pattern import CASES
 
 EVERYWHERE = {"dropout": 0.5, "input_dropout": 0.4, "recurrent_dropout": 0.6}
@@ -59,6 +63,30 @@ def test_draw_gives_a_mask_for_each_place_that_drops():
     wide = strop.LSTM(6, 8, input_dropout=0.5).draw(4, 2)
     assert wide.input[0].units == 6
     assert wide.recurrent == (None,)
+
+
+@pytest.mark.parametrize("layout", ["batched", "unsorted"])
+@modes
+def test_masks_of_several_patterns_in_one_stack(backend, mode, layout):
+    """Given masks may be of any kind in any place, or missing there."""
+    drawn = [make(mode, 6, 8, 2, **EVERYWHERE, bidirectional=True, pattern=name).draw(5, 3) for name in CASES]
+    inputs = (drawn[2].input[0], None, drawn[0].input[2], drawn[3].input[3])
+    recurrents = (drawn[1].recurrent[0], drawn[2].recurrent[1], None, drawn[0].recurrent[3])
+    masks, module = strop.Masks(inputs, recurrents), make(mode, 6, 8, 2, bidirectional=True)
+    lengths = recurrent.lengths_of(layout, 5, 3)
+    x, grads = torch.randn(5, 3, 6), recurrent.upstream(module, 5, 3)
+
+    def by(of, *how):
+        return lambda dtype: recurrent.results(
+            copy.deepcopy(of).to(dtype), x.to(dtype), None, recurrent.cast(grads, dtype), *how, masks=masks
+        )
+
+    def on_the_reference(dtype):
+        with dispatch.use("reference"):
+            return by(module, layout, lengths)(dtype)
+
+    actual = by(module, layout, lengths)(backend.dtype)
+    oracle.check(backend, actual, by(recurrent.Oracle(module, lengths)), on_the_reference)
 
 
 def test_both_directions_share_the_mask_of_their_input():

@@ -152,6 +152,44 @@ def test_copies_and_dtypes(infos, name):
             )
 
 
+def spread(values: Any) -> Any:
+    """A copy with a gap after each element."""
+    if isinstance(values, PackedSequence):
+        return values._replace(data=spread(values.data))
+    if isinstance(values, Tensor):
+        return values.detach().repeat_interleave(2, -1)[..., ::2].requires_grad_()
+    return tuple(map(spread, values))
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+@training
+@names
+def test_layout_in_memory(infos, name, training):
+    """Inputs with gaps are taken, and results are laid out as torch lays out its own."""
+    for sample in samples(infos[name], torch.float64, training):
+        ours = build(getattr(strop, name), sample, dtype=torch.float64).train(training)
+        theirs = build(getattr(nn, name), sample, dtype=torch.float64).train(training)
+        arguments = sample.forward_input.args
+        found = tensors(ours(*spread(arguments)))
+        torch.testing.assert_close(found, tensors(ours(*arguments)))
+        expected = tensors(theirs(*arguments))
+        assert [value.stride() for value in found] == [value.stride() for value in expected]
+
+
+@names
+def test_training_is_asked_for_where_it_matters_alone(infos, name):
+    info = infos[name]
+    for drops in ({}, DROPS):
+        for sample in samples(info, torch.float32, True):
+            module = build(getattr(strop, name), sample, **drops)
+            del module.training
+            if drops or info.train_and_eval_differ:
+                with pytest.raises(AttributeError, match="'training'"):
+                    module(*sample.forward_input.args)
+            else:
+                module(*sample.forward_input.args)
+
+
 @dtypes
 @names
 def test_errors(infos, name, dtype):

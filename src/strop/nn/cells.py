@@ -37,7 +37,7 @@ class _Drops(nn.RNNCellBase):
 
     def _masks(self, input: Tensor, hx: Any, masks: Masks | None) -> Masks | None:
         """The masks to use on what fits; None if nothing is dropped."""
-        if masks is None and not (self.training and (self.input_dropout or self.recurrent_dropout)):
+        if masks is None and not ((self.input_dropout or self.recurrent_dropout) and self.training):
             return None
         if not self._fits(input, hx):
             self._refuse(input, hx)
