@@ -9,7 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.nn.utils.rnn import pack_padded_sequence
 
+import strop
 from strop.ops import dispatch, selection
 from strop.ops.triton import launch
 
@@ -70,6 +72,28 @@ def test_without_a_gpu_or_the_interpreter(monkeypatch):
     monkeypatch.setattr(launch, "interpreting", False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "no NVIDIA GPU" in (dispatch.why_not("triton") or "")
+
+
+@pytest.mark.skipif(not launch.interpreting, reason="needs Triton's interpreter")
+@pytest.mark.parametrize("packed", [False, True], ids=["", "packed"])
+@pytest.mark.parametrize("pattern", ["structured", "random"])
+@pytest.mark.parametrize("kind", [strop.LSTM, strop.GRU])
+def test_layers_that_drop_their_inputs_alone_are_left_to_cudnn(kind, pattern, packed, monkeypatch):
+    module = kind(5, 6, 2, dropout=0.5, input_dropout=0.4, bidirectional=True, pattern=pattern)
+    masks, x = module.draw(4, 3), torch.randn(4, 3, 5)
+    given = pack_padded_sequence(x, torch.tensor([2, 4, 1]), enforce_sorted=False) if packed else x
+
+    def results() -> list[torch.Tensor]:
+        y, last = module(given, masks=masks)
+        outputs = [y.data if packed else y, *(last if kind is strop.LSTM else [last])]
+        grads = torch.autograd.grad(sum(output.pow(2).sum() for output in outputs), [*module.parameters()])
+        return [*outputs, *grads]
+
+    with dispatch.use("reference"):
+        expected = results()
+    with dispatch.use("triton"):
+        monkeypatch.setattr(dispatch, "recurrence", None)
+        torch.testing.assert_close(results(), expected)
 
 
 @pytest.mark.skipif(not launch.interpreting, reason="needs Triton's interpreter")

@@ -11,6 +11,7 @@ from strop.functional.projection import projected_lstm
 from strop.functional.recurrence import States, recurrence
 from strop.ops import dispatch
 from strop.ops.cells import Cell
+from strop.ops.recurrence import Layer, Rows
 from strop.pattern import Mask
 
 
@@ -19,8 +20,8 @@ def stack(
     x: Tensor,
     states: States | None,
     weights: Sequence[Sequence[Tensor]],
-    input_masks: Sequence[Mask | None],
-    recurrent_masks: Sequence[Mask | None],
+    input_masks: tuple[Mask | None, ...],
+    recurrent_masks: tuple[Mask | None, ...],
     *,
     bidirectional: bool = False,
     batch_sizes: Tensor | None = None,
@@ -38,6 +39,14 @@ def stack(
     directions = 2 if bidirectional else 1
     lasts: list[States] = []
     for first in range(0, len(weights), directions):
+        here = slice(first, first + directions)
+        if not any(recurrent_masks[here]) and input_masks[here].count(input_masks[first]) == directions:
+            own = None if states is None else tuple(state[here] for state in states)
+            done = _by_cudnn(cell, x, own, weights[here], input_masks[first], batch_sizes)
+            if done is not None:
+                x, last = done
+                lasts += zip(*last, strict=True)
+                continue
         ys = []
         for number in range(first, first + directions):
             own = None if states is None else tuple(state[number] for state in states)
@@ -54,6 +63,29 @@ def stack(
             lasts.append(last)
         x = ys[0] if len(ys) == 1 else torch.cat(ys, -1)
     return x, tuple(torch.stack(each) for each in zip(*lasts, strict=True))
+
+
+def _by_cudnn(
+    cell: Cell,
+    x: Tensor,
+    states: States | None,
+    weights: Sequence[Sequence[Tensor]],
+    input_mask: Mask | None,
+    batch_sizes: Tensor | None,
+) -> tuple[Tensor, States] | None:
+    """A layer that drops at most its input, where that is for cuDNN to run; None elsewhere.
+
+    Products over all steps run on tensor cores, to which single columns bring nothing (docs/performance.md).
+    """
+    if torch.compiler.is_compiling() or dispatch.select(x) != "triton":
+        return None
+    if input_mask is not None:
+        multiplier = input_mask.multiplier(x.dtype)
+        x = x * (
+            multiplier if batch_sizes is None else Rows(Layer(cell, False, batch_sizes), x).spread(multiplier)
+        )
+    flat = [tensor for each in weights for tensor in each]
+    return _torch_stack(cell, x, states, flat, len(weights[0]), len(weights) == 2, batch_sizes)
 
 
 def _split(flat: Sequence[Tensor], each: int) -> list[Sequence[Tensor]]:
@@ -97,7 +129,7 @@ def dense_stack(
         y, h, c = dispatch.recurrence(x).evaluate(cell, x, h, c, flat, each == 4, bidirectional)
         return y, (h,) if c is None else (h, c)
     weights = _split(flat, each)
-    nothing = [None] * len(weights)
+    nothing = (None,) * len(weights)
     return stack(
         cell, x, states, weights, nothing, nothing, bidirectional=bidirectional, batch_sizes=batch_sizes
     )

@@ -48,10 +48,14 @@ class Masks:
         if rows is None:
             return self
 
+        done: dict[Mask, Mask] = {}  # a mask that two directions share stays one
+
         def permute(mask: Mask | None) -> Mask | None:
             if mask is None or mask.keep is None:
                 return mask
-            return replace(mask, keep=mask.keep.index_select(1, rows))
+            if mask not in done:
+                done[mask] = replace(mask, keep=mask.keep.index_select(1, rows))
+            return done[mask]
 
         return Masks(tuple(map(permute, self.input)), tuple(map(permute, self.recurrent)))
 
