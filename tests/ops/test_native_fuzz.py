@@ -173,8 +173,9 @@ def attack(op: str, arguments: Arguments, name: str, how: str, at: int) -> bool:
         return _alias(op, arguments, name, at)
     else:
         arguments[name] = (FLOATS if value.is_floating_point() else INTEGERS)[how](value, at)
-        # A result must be writable memory of its own.
-        return name in results_of(op) and how in ("expanded", "neg view") and value.numel() > 1
+        # A result must be writable memory of its own; one column expanded is itself.
+        shared = (how == "expanded" and value.shape[-1] > 1) or how == "neg view"
+        return name in results_of(op) and shared and value.numel() > 1
     return False
 
 
