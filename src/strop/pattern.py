@@ -196,7 +196,9 @@ class Mask:
     """A drawn mask of a sequence: ``index`` (shared by the batch) or ``keep`` (a row each), never both.
 
     Attributes:
-        steps, batch, units: the activations ``[steps, batch, units]`` that it was drawn for.
+        steps: time steps of the activations ``[steps, batch, units]`` that it was drawn for.
+        batch: their rows.
+        units: their units.
         scale: what kept units are multiplied by.
         index: int32 ``[steps, width]``, contiguous: the kept units of each step, ascending. In a
             Bernoulli mask shorter rows are filled up with ``units``.

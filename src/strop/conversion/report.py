@@ -16,7 +16,8 @@ class Entry:
 
     Attributes:
         name: as in ``model.named_modules()``; empty for the model itself.
-        before, after: the names of its class.
+        before: the name of its class before.
+        after: the name of its class now.
         action: ``swapped`` for a layer that got another class, ``taken over`` for a dropout that the layer
             behind it does from now on, ``put back`` for one that it did, ``left`` for what stays as it was.
         why: of a layer that was left, the reason; else what it drops now, or no longer.
@@ -35,7 +36,10 @@ class Entry:
 class Report(Sequence[Entry]):
     """Entries for all layers (modules without children, and recurrent ones), in the model's order.
 
-    ``str`` makes a table of it; ``swapped``, ``taken_over``, ``put_back`` and ``left`` have one action each.
+    A sequence of ``Entry``, returned by ``convert`` and ``revert``; ``str`` makes a table of it.
+
+    Args:
+        entries: of all layers.
     """
 
     def __init__(self, entries: Sequence[Entry]) -> None:
@@ -60,18 +64,22 @@ class Report(Sequence[Entry]):
 
     @property
     def swapped(self) -> tuple[Entry, ...]:
+        """The layers that got another class."""
         return self._of("swapped")
 
     @property
     def taken_over(self) -> tuple[Entry, ...]:
+        """The dropouts that the layers behind them do now."""
         return self._of("taken over")
 
     @property
     def put_back(self) -> tuple[Entry, ...]:
+        """The dropouts that do their own work again, after ``revert``."""
         return self._of("put back")
 
     @property
     def left(self) -> tuple[Entry, ...]:
+        """What stays as it was, and why."""
         return self._of("left")
 
     def _of(self, action: Action) -> tuple[Entry, ...]:

@@ -94,11 +94,14 @@ def linear_cross_entropy(
 
     Args:
         x: ``[steps, batch, in]``; ``[..., in]`` if ``mask`` is None.
-        weight, bias: ``[classes, in]`` and ``[classes]``.
+        weight: ``[classes, in]``.
+        bias: ``[classes]``, or None.
         target: int64, a class for each row of x, in x's shape without the last dimension.
         mask: a mask drawn for x, or None to drop nothing.
-        reduction, ignore_index, label_smoothing: as ``torch.nn.functional.cross_entropy``. Weights of
+        reduction: ``mean``, ``sum`` or ``none``, as ``torch.nn.functional.cross_entropy``. Weights of
             classes and targets that are probabilities are not supported.
+        ignore_index: the target of rows that do not count.
+        label_smoothing: the share of every target that is spread over all classes, in [0, 1].
 
     Returns:
         A scalar, or losses in the shape of ``target`` if ``reduction`` is ``none``.

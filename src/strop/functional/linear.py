@@ -44,7 +44,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, mask: Mask | N
 
     Args:
         x: ``[steps, batch, in]``; any shape if ``mask`` is None.
-        weight, bias: ``[out, in]`` and ``[out]``.
+        weight: ``[out, in]``.
+        bias: ``[out]``, or None.
         mask: a mask drawn for x, or None to drop nothing.
 
     Returns:

@@ -200,10 +200,13 @@ def lstm(
     Args:
         x: ``[steps, batch, input]``.
         hx: h0 and c0, ``[batch, hidden]`` each, or None for zeros, which spares the first step's products.
-        weight_ih, weight_hh, bias_ih, bias_hh: ``[4 * hidden, input]``, ``[4 * hidden, hidden]`` and
-            ``[4 * hidden]``, gates in torch's order.
-        input_mask, recurrent_mask: masks drawn for ``[steps, batch, input]`` and
-            ``[steps, batch, hidden]``, or None to drop nothing. Step t is x[t], whatever the direction.
+        weight_ih: ``[4 * hidden, input]``, gates in torch's order.
+        weight_hh: ``[4 * hidden, hidden]``.
+        bias_ih: ``[4 * hidden]``, or None.
+        bias_hh: ``[4 * hidden]``, or None.
+        input_mask: a mask drawn for ``[steps, batch, input]``, or None to drop nothing. Step t is x[t],
+            whatever the direction.
+        recurrent_mask: the same for ``[steps, batch, hidden]``.
         reverse: run from the last step to the first.
         batch_sizes: rows of each step if x holds those of a packed sequence, ``[rows, input]``, as
             ``torch.nn.utils.rnn.PackedSequence.batch_sizes``. Rows of hx and masks are in its order.
@@ -221,7 +224,7 @@ def lstm(
     return y, (h, c)
 
 
-def _of_h_alone(cell: Cell, what: str, gates: str) -> Any:
+def _of_h_alone(cell: Cell, what: str) -> Any:
     def function(
         x: Tensor,
         hx: Tensor | None,
@@ -242,17 +245,33 @@ def _of_h_alone(cell: Cell, what: str, gates: str) -> Any:
         )
         return y, h
 
+    rows, order = (f"{cell.gates} * hidden", ", gates in torch's order") if cell.gates > 1 else ("hidden", "")
     function.__name__ = function.__qualname__ = _name(cell)
     function.__doc__ = f"""One {what} layer over a sequence, with dropout on its input and hidden state.
 
-    As ``lstm``, with {gates} and no cell state: ``hx`` is h0 ``[batch, hidden]`` or None.
+    As ``lstm``, without a cell state.
+
+    Args:
+        x: ``[steps, batch, input]``.
+        hx: h0 ``[batch, hidden]``, or None for zeros, which spares the first step's products.
+        weight_ih: ``[{rows}, input]``{order}.
+        weight_hh: ``[{rows}, hidden]``.
+        bias_ih: ``[{rows}]``, or None.
+        bias_hh: ``[{rows}]``, or None.
+        input_mask: a mask drawn for ``[steps, batch, input]``, or None to drop nothing.
+        recurrent_mask: the same for ``[steps, batch, hidden]``.
+        reverse: run from the last step to the first.
+        batch_sizes: rows of each step if x holds those of a packed sequence, as in ``lstm``.
 
     Returns:
         y ``[steps, batch, hidden]`` (``[rows, hidden]``), and each row's last h ``[batch, hidden]``.
+
+    Raises:
+        TypeError, ValueError: a shape, dtype or device does not fit.
     """
     return function
 
 
-gru = _of_h_alone(cells.GRU, "GRU", "weights of 3 gates")
-rnn_tanh = _of_h_alone(cells.RNN_TANH, "RNN (tanh)", "weights of 1 gate")
-rnn_relu = _of_h_alone(cells.RNN_RELU, "RNN (relu)", "weights of 1 gate")
+gru = _of_h_alone(cells.GRU, "GRU")
+rnn_tanh = _of_h_alone(cells.RNN_TANH, "RNN (tanh)")
+rnn_relu = _of_h_alone(cells.RNN_RELU, "RNN (relu)")

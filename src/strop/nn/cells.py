@@ -26,7 +26,15 @@ class _Drops(nn.RNNCellBase):
         check_block(self.pattern, recurrent_dropout, "hidden_size", self.hidden_size)
 
     def draw(self, batch: int, *, generator: torch.Generator | None = None) -> Masks:
-        """Draw the masks of one step of ``batch`` rows, for ``forward(masks=)``."""
+        """Draw the masks of one step of ``batch`` rows, for ``forward(masks=)``.
+
+        Args:
+            batch: rows of the batch; 1 for an input without.
+            generator: where randomness comes from, else torch's global one.
+
+        Raises:
+            TypeError, ValueError: the size is no int, or below 1.
+        """
         device = self.weight_ih.device
         places = ((self.input_dropout, self.input_size), (self.recurrent_dropout, self.hidden_size))
         x, h = (
@@ -100,16 +108,20 @@ def _shapes(given: Any) -> str:
 class LSTMCell(_Drops, nn.LSTMCell):
     """``torch.nn.LSTMCell`` with structured dropout.
 
+    One step of ``strop.LSTM``. Takes the arguments of ``torch.nn.LSTMCell`` in torch's order and, by
+    keyword, what is dropped. In training each call draws its own masks; for patterns with one mask a
+    sequence (``fixed``, ``variational``) draw it once and give it to every step:
+    ``cell(x, hx, masks=masks)``.
+
     Args:
-        input_size, hidden_size, bias, device, dtype: as ``torch.nn.LSTMCell``.
         input_dropout: probability of an input unit to be dropped, in [0, 1).
         recurrent_dropout: the same, of the hidden state on its way into the product. The cell state and
             what is returned are never dropped.
         pattern: ``structured``, ``fixed``, ``random``, ``variational``, or a Pattern, whose p is ignored.
         block: adjacent units dropped together; it must divide every size that is dropped.
 
-    In training each call draws its own masks. For patterns with one mask a sequence (``fixed``,
-    ``variational``) draw it once and give it to every step: ``cell(x, hx, masks=masks)``.
+    Raises:
+        TypeError, ValueError: an argument is out of range.
     """
 
     def __init__(
@@ -131,7 +143,20 @@ class LSTMCell(_Drops, nn.LSTMCell):
     def forward(
         self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None, *, masks: Masks | None = None
     ) -> tuple[Tensor, Tensor]:
-        """``torch.nn.LSTMCell``'s contract; ``masks`` are used in training and evaluation."""
+        """``torch.nn.LSTMCell``'s contract.
+
+        Args:
+            input: ``[batch, input_size]`` or ``[input_size]``.
+            hx: h and c, ``[batch, hidden_size]`` or ``[hidden_size]`` each; zeros if None.
+            masks: what to drop, in training and in evaluation; None draws in training and drops nothing in
+                evaluation.
+
+        Returns:
+            The next h and c, in the shape of hx.
+
+        Raises:
+            RuntimeError, TypeError, ValueError: a shape, dtype or device does not fit, as in torch.
+        """
         masks = self._masks(input, hx, masks)
         if masks is None:
             return nn.LSTMCell.forward(self, input, hx)
@@ -140,7 +165,23 @@ class LSTMCell(_Drops, nn.LSTMCell):
 
 
 class GRUCell(_Drops, nn.GRUCell):
-    """``torch.nn.GRUCell`` with structured dropout; beyond torch's arguments as ``LSTMCell``."""
+    """``torch.nn.GRUCell`` with structured dropout.
+
+    One step of ``strop.GRU``. Takes the arguments of ``torch.nn.GRUCell`` in torch's order and, by
+    keyword, what is dropped. In training each call draws its own masks; for patterns with one mask a
+    sequence (``fixed``, ``variational``) draw it once and give it to every step:
+    ``cell(x, hx, masks=masks)``.
+
+    Args:
+        input_dropout: probability of an input unit to be dropped, in [0, 1).
+        recurrent_dropout: the same, of the hidden state on its way into the product. What is returned is
+            never dropped.
+        pattern: ``structured``, ``fixed``, ``random``, ``variational``, or a Pattern, whose p is ignored.
+        block: adjacent units dropped together; it must divide every size that is dropped.
+
+    Raises:
+        TypeError, ValueError: an argument is out of range.
+    """
 
     def __init__(
         self,
@@ -159,7 +200,19 @@ class GRUCell(_Drops, nn.GRUCell):
         self._set_drops(input_dropout, recurrent_dropout, pattern, block)
 
     def forward(self, input: Tensor, hx: Tensor | None = None, *, masks: Masks | None = None) -> Tensor:
-        """``torch.nn.GRUCell``'s contract; ``masks`` are used in training and evaluation."""
+        """``torch.nn.GRUCell``'s contract.
+
+        Args:
+            input: ``[batch, input_size]`` or ``[input_size]``.
+            hx: h ``[batch, hidden_size]`` or ``[hidden_size]``; zeros if None.
+            masks: what to drop, as in ``LSTMCell.forward``.
+
+        Returns:
+            The next h, in the shape of hx.
+
+        Raises:
+            RuntimeError, TypeError, ValueError: a shape, dtype or device does not fit, as in torch.
+        """
         masks = self._masks(input, hx, masks)
         if masks is None:
             return nn.GRUCell.forward(self, input, hx)
@@ -167,7 +220,23 @@ class GRUCell(_Drops, nn.GRUCell):
 
 
 class RNNCell(_Drops, nn.RNNCell):
-    """``torch.nn.RNNCell`` with structured dropout; beyond torch's arguments as ``LSTMCell``."""
+    """``torch.nn.RNNCell`` with structured dropout.
+
+    One step of ``strop.RNN``. Takes the arguments of ``torch.nn.RNNCell`` in torch's order and, by
+    keyword, what is dropped. In training each call draws its own masks; for patterns with one mask a
+    sequence (``fixed``, ``variational``) draw it once and give it to every step:
+    ``cell(x, hx, masks=masks)``.
+
+    Args:
+        input_dropout: probability of an input unit to be dropped, in [0, 1).
+        recurrent_dropout: the same, of the hidden state on its way into the product. What is returned is
+            never dropped.
+        pattern: ``structured``, ``fixed``, ``random``, ``variational``, or a Pattern, whose p is ignored.
+        block: adjacent units dropped together; it must divide every size that is dropped.
+
+    Raises:
+        TypeError, ValueError: an argument is out of range.
+    """
 
     def __init__(
         self,
@@ -189,7 +258,19 @@ class RNNCell(_Drops, nn.RNNCell):
         self._set_drops(input_dropout, recurrent_dropout, pattern, block)
 
     def forward(self, input: Tensor, hx: Tensor | None = None, *, masks: Masks | None = None) -> Tensor:
-        """``torch.nn.RNNCell``'s contract; ``masks`` are used in training and evaluation."""
+        """``torch.nn.RNNCell``'s contract.
+
+        Args:
+            input: ``[batch, input_size]`` or ``[input_size]``.
+            hx: h ``[batch, hidden_size]`` or ``[hidden_size]``; zeros if None.
+            masks: what to drop, as in ``LSTMCell.forward``.
+
+        Returns:
+            The next h, in the shape of hx.
+
+        Raises:
+            RuntimeError, TypeError, ValueError: a shape, dtype or device does not fit, as in torch.
+        """
         masks = self._masks(input, hx, masks)
         if masks is None:
             return nn.RNNCell.forward(self, input, hx)

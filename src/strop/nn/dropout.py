@@ -20,6 +20,9 @@ class Dropout(nn.Module):
         block: adjacent units dropped together; it must divide the number of units.
 
     The input is ``[time, batch, units]``; ``[batch, units]`` is taken as one time step.
+
+    Raises:
+        TypeError, ValueError: an argument is out of range.
     """
 
     def __init__(

@@ -13,8 +13,9 @@ from strop.pattern import Mask, Pattern, check_probability
 class Linear(nn.Linear):
     """``torch.nn.Linear`` with dropout on its input, in the product that consumes it.
 
+    Takes the arguments of ``torch.nn.Linear`` in torch's order and, by keyword, what is dropped.
+
     Args:
-        in_features, out_features, bias, device, dtype: as ``torch.nn.Linear``.
         dropout: probability of an input unit to be dropped in training, in [0, 1).
         pattern: ``structured``, ``fixed``, ``random``, ``variational``, or a Pattern, whose p is ignored.
         block: adjacent units dropped together; it must divide ``in_features``.
@@ -22,6 +23,9 @@ class Linear(nn.Linear):
     Parameters are torch's. When something is dropped the input is ``[time, batch, in]``; ``[batch, in]``
     is taken as one time step, so a mask shared by the batch is then one for all of its rows. Otherwise
     the input is any that ``torch.nn.Linear`` takes.
+
+    Raises:
+        TypeError, ValueError: an argument is out of range.
     """
 
     def __init__(
@@ -76,9 +80,15 @@ class Linear(nn.Linear):
         """The cross entropy of what ``forward`` gives as logits, without storing these.
 
         Args:
-            input, mask: as of ``forward``.
+            input: as of ``forward``.
+            mask: as of ``forward``.
             target: int64, a class for each row of the input, in its shape without the last dimension.
-            reduction, ignore_index, label_smoothing: as ``torch.nn.functional.cross_entropy``.
+            reduction: ``mean``, ``sum`` or ``none``, as ``torch.nn.functional.cross_entropy``.
+            ignore_index: the target of rows that do not count.
+            label_smoothing: the share of every target that is spread over all classes, in [0, 1].
+
+        Returns:
+            A scalar, or losses in the shape of ``target`` if ``reduction`` is ``none``.
 
         Raises:
             TypeError, ValueError, IndexError: as ``functional.linear_cross_entropy``.

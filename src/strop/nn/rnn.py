@@ -92,7 +92,13 @@ class Recurrent(nn.RNNBase):
     def draw(self, steps: int, batch: int, *, generator: torch.Generator | None = None) -> Masks:
         """Draw the masks of ``steps`` steps of ``batch`` rows, for ``forward(masks=)``.
 
-        Randomness comes from ``generator``, or else from torch's global one.
+        Args:
+            steps: time steps; for packed sequences those of the longest.
+            batch: rows of the batch, or sequences that are packed; 1 for an input without batch.
+            generator: where randomness comes from, else torch's global one.
+
+        Raises:
+            TypeError, ValueError: a size is no int, or below 1.
         """
         device = self.weight_ih_l0.device
 
@@ -216,9 +222,10 @@ def _check_dims(states: tuple[Tensor, ...], batched: bool) -> None:
 class LSTM(Recurrent):
     """``torch.nn.LSTM`` with structured dropout on its inputs and on its hidden states.
 
+    Sarma et al. (NeurIPS 2021), section 3. Takes the arguments of ``torch.nn.LSTM`` in torch's order and,
+    by keyword, what else is dropped. With ``proj_size`` dropping runs at the speed of a loop over the steps.
+
     Args:
-        input_size, hidden_size, num_layers, bias, batch_first, bidirectional, proj_size, device, dtype: as
-            ``torch.nn.LSTM``. With ``proj_size`` dropping runs at the speed of a loop over the steps.
         dropout: probability of a unit to be dropped between layers, in [0, 1).
         input_dropout: the same, on the first layer's input.
         recurrent_dropout: the same, on every layer's hidden state on its way to the next step. The
@@ -296,9 +303,21 @@ class LSTM(Recurrent):
 
 
 class GRU(Recurrent):
-    """``torch.nn.GRU`` with structured dropout; what it has beyond torch's arguments is as in ``LSTM``.
+    """``torch.nn.GRU`` with structured dropout on its inputs and on its hidden states.
 
-    The hidden state is dropped on its way into the products alone: the update gate mixes in the whole one.
+    Takes the arguments of ``torch.nn.GRU`` in torch's order and, by keyword, what else is dropped. The
+    hidden state is dropped on its way into the products alone: the update gate mixes in the whole one, and
+    the reset gate is applied after the product, as torch does. Parameters are torch's, as in ``strop.LSTM``.
+
+    Args:
+        dropout: probability of a unit to be dropped between layers, in [0, 1).
+        input_dropout: probability of a unit of the first layer's input to be dropped, in [0, 1).
+        recurrent_dropout: the same, of every layer's hidden state on its way to the next step.
+        pattern: ``structured``, ``fixed``, ``random``, ``variational``, or a Pattern, whose p is ignored.
+        block: adjacent units dropped together; it must divide every size that is dropped.
+
+    Raises:
+        TypeError, ValueError: an argument is out of range.
     """
 
     _title = "GRU"
@@ -341,12 +360,41 @@ class GRU(Recurrent):
     def forward(
         self, input: Tensor | PackedSequence, hx: Tensor | None = None, *, masks: Masks | None = None
     ) -> tuple[Any, Tensor]:
-        """``torch.nn.GRU``'s contract; ``masks`` and errors as for ``LSTM``."""
+        """``torch.nn.GRU``'s contract.
+
+        Args:
+            input: ``[time, batch, input_size]``, ``[batch, time, input_size]`` if ``batch_first``,
+                ``[time, input_size]``, or a PackedSequence.
+            hx: h0 ``[num_layers * directions, batch, hidden_size]`` (without batch for an input without);
+                zeros if None.
+            masks: what to drop, as in ``LSTM.forward``.
+
+        Returns:
+            The last layer's h of every step, laid out as the input, directions side by side, and the last
+            h of every layer and direction.
+
+        Raises:
+            RuntimeError, TypeError, ValueError: a shape, dtype or device does not fit, as in torch.
+        """
         return self._run(input, hx, masks)
 
 
 class RNN(Recurrent):
-    """``torch.nn.RNN`` with structured dropout; what it has beyond torch's arguments is as in ``LSTM``."""
+    """``torch.nn.RNN`` (``nonlinearity`` tanh or relu) with structured dropout on inputs and hidden states.
+
+    Takes the arguments of ``torch.nn.RNN`` in torch's order and, by keyword, what else is dropped.
+    Parameters are torch's, as in ``strop.LSTM``.
+
+    Args:
+        dropout: probability of a unit to be dropped between layers, in [0, 1).
+        input_dropout: probability of a unit of the first layer's input to be dropped, in [0, 1).
+        recurrent_dropout: the same, of every layer's hidden state on its way to the next step.
+        pattern: ``structured``, ``fixed``, ``random``, ``variational``, or a Pattern, whose p is ignored.
+        block: adjacent units dropped together; it must divide every size that is dropped.
+
+    Raises:
+        TypeError, ValueError: an argument is out of range.
+    """
 
     _title = "RNN"
 
@@ -392,5 +440,20 @@ class RNN(Recurrent):
     def forward(
         self, input: Tensor | PackedSequence, hx: Tensor | None = None, *, masks: Masks | None = None
     ) -> tuple[Any, Tensor]:
-        """``torch.nn.RNN``'s contract; ``masks`` and errors as for ``LSTM``."""
+        """``torch.nn.RNN``'s contract.
+
+        Args:
+            input: ``[time, batch, input_size]``, ``[batch, time, input_size]`` if ``batch_first``,
+                ``[time, input_size]``, or a PackedSequence.
+            hx: h0 ``[num_layers * directions, batch, hidden_size]`` (without batch for an input without);
+                zeros if None.
+            masks: what to drop, as in ``LSTM.forward``.
+
+        Returns:
+            The last layer's h of every step, laid out as the input, directions side by side, and the last
+            h of every layer and direction.
+
+        Raises:
+            RuntimeError, TypeError, ValueError: a shape, dtype or device does not fit, as in torch.
+        """
         return self._run(input, hx, masks)
