@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test lint format sanitize bench gpu results clean
+.PHONY: install demo test lint docs format sanitize bench gpu results clean
 
 install: $(INSTALLED)
 
@@ -29,6 +29,12 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
+
+# The documentation site in build/site: no network needed, warnings (a link that leads nowhere) are errors.
+docs: install
+	rm -rf docs/api
+	$(BIN)/python -m sphinx -W --keep-going -q -b html -d build/doctrees docs build/site
+	@echo build/site/index.html
 
 format: install
 	$(BIN)/ruff format .
@@ -83,4 +89,4 @@ sanitize: install
 	done
 
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) build dist docs/api

@@ -1,10 +1,17 @@
-"""README and documentation: their Python runs, their tables are current, their links lead somewhere."""
+"""README and documentation: their Python runs, tables and pictures are current, links lead somewhere.
 
+Links to headings are checked by `make docs`.
+"""
+
+import inspect
 import re
+import runpy
 from pathlib import Path
 
 import pytest
+from torch import nn
 
+import strop
 from strop.bench import report
 
 ROOT = Path(__file__).parent.parent
@@ -44,3 +51,46 @@ def test_tables_are_current(page):
             )
         except LookupError:
             assert shown == "", f"{table}: shown, but not measured"
+
+
+def test_pictures_are_current():
+    drawn = runpy.run_path(str(ROOT / "docs" / "draw_masks.py"))
+    for file, patterns in drawn["PICTURES"].items():
+        assert (ROOT / "docs" / file).read_text() == drawn["draw"](patterns), (
+            f"{file}: run python docs/draw_masks.py"
+        )
+
+
+REFERENCE = re.findall(r"^   (strop\.[\w.]+)$", (ROOT / "docs" / "reference.md").read_text(), re.MULTILINE)
+
+
+def test_the_reference_has_all_that_is_public():
+    public = [f"strop.{name}" for name in strop.__all__ if name != "functional"]
+    public += [f"strop.functional.{name}" for name in strop.functional.__all__]
+    results = ["strop.conversion.Report", "strop.conversion.Entry"]  # of convert
+    assert sorted(REFERENCE) == sorted([*public, *results])
+
+
+def documented(name: str) -> object:
+    found: object = strop
+    for part in name.split(".")[1:]:
+        found = getattr(found, part)
+    return found
+
+
+@pytest.mark.parametrize("name", REFERENCE)
+def test_docstrings_tell_every_argument(name):
+    found = documented(name)
+    text = inspect.getdoc(found) or ""
+    assert text
+    layer = inspect.isclass(found) and issubclass(found, nn.Module)  # torch's arguments come first
+    parameters = inspect.signature(found).parameters.values()
+    asked = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY or not layer]
+    assert not [argument for argument in asked if not re.search(rf"^ +{argument}: ", text, re.MULTILINE)]
+    if not inspect.isclass(found):
+        return
+    members = {key: member for base in found.__mro__[::-1] for key, member in vars(base).items()}
+    for key, member in members.items():
+        function = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
+        if inspect.isfunction(function) and not key.startswith("_") and function.__module__[:6] == "strop.":
+            assert function.__doc__, f"{name}.{key}"
