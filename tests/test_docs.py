@@ -12,6 +12,7 @@ import pytest
 from torch import nn
 
 import strop
+from strop import cli
 from strop.bench import report
 
 ROOT = Path(__file__).parent.parent
@@ -54,14 +55,13 @@ def test_tables_are_current(page):
 
 
 def test_pictures_are_current():
-    drawn = runpy.run_path(str(ROOT / "docs" / "draw_masks.py"))
-    for file, patterns in drawn["PICTURES"].items():
-        assert (ROOT / "docs" / file).read_text() == drawn["draw"](patterns), (
-            f"{file}: run python docs/draw_masks.py"
-        )
+    pictures = runpy.run_path(str(ROOT / "docs" / "draw_masks.py"))["pictures"]()
+    for file, drawn in pictures.items():
+        assert (ROOT / "docs" / file).read_text() == drawn, f"{file}: run python docs/draw_masks.py"
 
 
-REFERENCE = re.findall(r"^   (strop\.[\w.]+)$", (ROOT / "docs" / "reference.md").read_text(), re.MULTILINE)
+REFERENCE_PAGE = (ROOT / "docs" / "reference.md").read_text()
+REFERENCE = re.findall(r"^   (strop\.[\w.]+)$", REFERENCE_PAGE, re.MULTILINE)
 
 
 def test_the_reference_has_all_that_is_public():
@@ -69,6 +69,14 @@ def test_the_reference_has_all_that_is_public():
     public += [f"strop.functional.{name}" for name in strop.functional.__all__]
     results = ["strop.conversion.Report", "strop.conversion.Entry"]  # of convert
     assert sorted(REFERENCE) == sorted([*public, *results])
+
+
+def test_the_reference_has_every_command(capsys):
+    cli.main(["--help"])
+    lines = re.findall(r"^  strop (.{14})", capsys.readouterr().out, re.MULTILINE)
+    commands = [line.strip() for line in lines]
+    told = re.findall(r"^\| `strop ([^`]+)`", REFERENCE_PAGE, re.MULTILINE)
+    assert sorted(told) == sorted(commands)
 
 
 def documented(name: str) -> object:
