@@ -91,6 +91,23 @@ def test_evaluation_and_given_masks():
         torch.testing.assert_close(fast(x), lstm(x, **arguments)[0])
 
 
+@pytest.mark.parametrize("low", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("p", [0.0, 0.5])
+def test_autocast(low, p):
+    module, x = strop.LSTM(6, 8, 2, recurrent_dropout=p), torch.randn(4, 3, 6)
+
+    def step(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=low):
+            return module(x)[0].float().pow(2).sum()
+
+    actual, expected = [], []
+    for found, run in ((actual, torch.compile(step, fullgraph=True, backend="aot_eager")), (expected, step)):
+        torch.manual_seed(0)
+        loss = run(x)
+        found += [loss, *torch.autograd.grad(loss, [*module.parameters()])]
+    torch.testing.assert_close(actual, expected, rtol=0.05, atol=0.05)
+
+
 def samples(op: str, cell: str, dtype: torch.dtype) -> tuple[Any, ...]:
     """Arguments of an operator, with gradients wanted of all that can have one."""
     gates = {"LSTM": 4, "GRU": 3}.get(cell, 1)

@@ -128,25 +128,32 @@ def test_deterministic_algorithms(backend, mode):
     assert all(map(torch.equal, *found))
 
 
+LOW = pytest.mark.parametrize("low", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+
+
+@LOW
 @pytest.mark.parametrize("dropping", [True, False])
 @pytest.mark.parametrize("layout", ["batched", "unsorted"])
 @modes
-def test_autocast(mode, layout, dropping):
+def test_autocast(mode, layout, dropping, low):
     """Close to float32, in training and in evaluation, for inputs of either dtype; gradients are float32."""
-    dtype = torch.bfloat16  # of float16, torch's own LSTM cannot on every CPU
     module = make(mode, 6, 8, 2, bidirectional=True, **(EVERYWHERE if dropping else {}))
     x, masks = torch.randn(5, 3, 6), module.draw(5, 3)
+    hx = recurrent.zeros(module, 3)
     lengths = [2, 5, 3] if layout == "unsorted" else None
     for training in (True, False):
         module.train(training)
         arguments = {"masks": masks} if training else {}
-        exact, _ = recurrent.call(module, x, None, layout, lengths, **arguments)
+        exact, _ = recurrent.call(module, x, hx, layout, lengths, **arguments)
         expected = gradients(exact.pow(2).sum(), module)
-        for given in (x, x.to(dtype)):
-            with torch.autocast("cpu", dtype=dtype):
-                y, last = recurrent.call(module, given, None, layout, lengths, **arguments)
+        for given in (x, x.to(low)):
+            with torch.autocast("cpu", dtype=low):
+                y, last = recurrent.call(module, given, hx, layout, lengths, **arguments)
                 loss = y.float().pow(2).sum()
+                with torch.no_grad():
+                    without, _ = recurrent.call(module, given, hx, layout, lengths, **arguments)
             torch.testing.assert_close(y.float(), exact, rtol=0.05, atol=0.05)
+            torch.testing.assert_close(without.float(), exact, rtol=0.05, atol=0.05)
             assert all(state.isfinite().all() for state in last)
             for actual, gradient in zip(gradients(loss, module), expected, strict=True):
                 assert actual.dtype == torch.float32
@@ -154,19 +161,39 @@ def test_autocast(mode, layout, dropping):
                 assert difference <= 0.05 * torch.linalg.vector_norm(gradient) + 0.05
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+@LOW
+@pytest.mark.parametrize("options", [{}, {"proj_size": 4}, {"dtype": torch.float64}], ids=str)
 @modes
-def test_autocast_of_cells(mode):
+def test_autocast_does_not_lower_the_weights_precision_while_something_is_dropped(mode, options, low):
+    """Sums are float32 or better: with an input that is exact in both, there is no difference at all."""
+    if "proj_size" in options and mode != "LSTM":
+        pytest.skip("only LSTMs have projections")
+    module = make(mode, 6, 8, 2, **EVERYWHERE, **options)
+    x, masks = torch.randn(5, 3, 6).to(low), module.draw(5, 3)
+    expected, _ = module(x.to(module.weight_ih_l0.dtype), masks=masks)
+    with torch.autocast("cpu", dtype=low):
+        y, _ = module(x, masks=masks)
+        plain, _ = module.eval()(x)
+    assert torch.equal(y, expected)
+    assert plain.isfinite().all()
+
+
+@LOW
+@pytest.mark.parametrize("name", ["structured", "random"])
+@modes
+def test_autocast_of_cells(mode, name, low):
     kind, _, own = recurrent.CELLS[mode]
-    cell = kind(6, 8, **own, input_dropout=0.5, recurrent_dropout=0.5)
+    cell = kind(6, 8, **own, input_dropout=0.5, recurrent_dropout=0.5, pattern=name)
     x, masks = torch.randn(3, 6), cell.draw(3)
-    exact = first(cell(x, masks=masks))
-    for given in (x, x.bfloat16()):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            dropped, plain = first(cell(given, masks=masks)), first(cell.eval()(given))
+    exact, plainly = first(cell(x, masks=masks)), first(cell.eval()(x))
+    for given in (x, x.to(low)):
+        with torch.autocast("cpu", dtype=low):
+            dropped, plain = first(cell.train()(given, masks=masks)), first(cell.eval()(given))
         torch.testing.assert_close(dropped.float(), exact, rtol=0.05, atol=0.05)
-        assert plain.isfinite().all()
-        dropped.float().sum().backward()
-        assert all(parameter.grad.isfinite().all() for parameter in cell.parameters())
+        torch.testing.assert_close(plain.float(), plainly, rtol=0.05, atol=0.05)
+        for loss in (dropped.float().sum(), plain.float().sum()):
+            assert all(gradient.isfinite().all() for gradient in gradients(loss, cell))
 
 
 @modes
@@ -183,13 +210,25 @@ def test_under_no_grad_and_inference_mode(backend, mode):
         torch.testing.assert_close(module.eval()(x)[0], module(x, hx=None)[0])
 
 
-def test_a_linear_layer_checkpoints_and_autocasts():
+def test_a_linear_layer_checkpoints():
     fc, x = strop.Linear(16, 8, dropout=0.5), torch.randn(4, 3, 16, requires_grad=True)
     torch.manual_seed(3)
     expected = gradients(fc(x).pow(2).sum(), fc)
     torch.manual_seed(3)
     actual = gradients(checkpoint(fc, x, use_reentrant=False).pow(2).sum(), fc)
     assert all(map(torch.equal, actual, expected))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        for given in (x, x.bfloat16()):
-            assert all(gradient.isfinite().all() for gradient in gradients(fc(given).float().sum(), fc))
+
+
+@LOW
+@pytest.mark.parametrize("name", ["structured", "random"])
+def test_autocast_of_linear_layers(name, low):
+    fc, x = strop.Linear(16, 8, dropout=0.5, pattern=name), torch.randn(4, 3, 16)
+    drop, target, mask = strop.Dropout(0.5, pattern=name), torch.randint(8, (4, 3)), fc.draw(4, 3)
+    exact = [fc(x, mask), fc.cross_entropy(x, target, mask), drop(x, mask)]
+    for given in (x, x.to(low)):
+        with torch.autocast("cpu", dtype=low):
+            found = [fc(given, mask), fc.cross_entropy(given, target, mask), drop(given, mask)]
+        for actual, expected in zip(found, exact, strict=True):
+            torch.testing.assert_close(actual.float(), expected, rtol=0.05, atol=0.05)
+        for loss in (found[0].float().sum(), found[1]):
+            assert all(gradient.isfinite().all() for gradient in gradients(loss, fc))

@@ -33,9 +33,14 @@ def once(name: str, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ..
     return _RefuseSecondDerivative.apply(name, anchor, *grads)
 
 
-def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
-    """Suspends autocast; ``as`` gives None if there is none."""
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """The precision that autocast asks for where x is; None if there is no autocast."""
     device = x.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        return torch.autocast(device, enabled=False)
-    return nullcontext()
+        return torch.get_autocast_dtype(device)
+    return None
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    """Suspends autocast; ``as`` gives None if there is none."""
+    return nullcontext() if autocast_dtype(x) is None else torch.autocast(x.device.type, enabled=False)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from strop.functional.autograd import without_autocast
 from strop.functional.checks import check_mask, keep_of
 from strop.ops import cells, products
 from strop.ops.recurrence import Layer, Rows
@@ -37,6 +38,23 @@ def projected_lstm(
 
     weight_hh is ``[4 * hidden, projection]``, h and y have ``projection`` units, c has ``hidden``.
     """
+    with without_autocast(x) as autocast:
+        if autocast is not None:
+            x = x.to(weight_hr.dtype)
+            states = None if states is None else tuple(state.to(weight_hr.dtype) for state in states)
+        return _loop(x, states, weights, weight_hr, input_mask, recurrent_mask, reverse, batch_sizes)
+
+
+def _loop(
+    x: Tensor,
+    states: tuple[Tensor, ...] | None,
+    weights: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
+    weight_hr: Tensor,
+    input_mask: Mask | None,
+    recurrent_mask: Mask | None,
+    reverse: bool,
+    batch_sizes: Tensor | None,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
     weight_ih, weight_hh, bias_ih, bias_hh = weights
     layer = Layer(cells.LSTM, reverse, batch_sizes)
     rows = Rows(layer, x)

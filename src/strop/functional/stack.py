@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from strop.functional.autograd import autocast_dtype, without_autocast
 from strop.functional.projection import projected_lstm
 from strop.functional.recurrence import States, recurrence
 from strop.ops import dispatch
@@ -111,18 +113,26 @@ def dense_stack(
     """``stack`` with nothing dropped, by the fastest way there is; each direction has ``each`` weights.
 
     Exporting, tracing, ``torch.func``, autocast, projections and evaluation under ``torch.compile`` see
-    torch's own operator.
+    torch's own operator. Where autocast on a CPU would make that fail, it runs in the weights' dtype.
     """
-    autocast = torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
+    autocast, dtype = autocast_dtype(x), flat[0].dtype
     needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *(states or ()), *flat))
-    # torch.compile cannot differentiate torch's own operator on a CPU (as of 2.13).
+    compiling = torch.compiler.is_compiling()
+    # On a CPU, as of torch 2.13: torch.compile cannot differentiate the operator, oneDNN has no float64 and,
+    # for most CPUs, no float16; where it is not asked, float16 rounds the state of every step.
+    fails = (compiling and needs_grad) or dtype is not torch.float32 or autocast is not torch.bfloat16
+    if autocast is not None and x.device.type == "cpu" and fails:
+        states = None if states is None else tuple(state.to(dtype) for state in states)
+        how: Any = {"bidirectional": bidirectional, "batch_sizes": batch_sizes}
+        with without_autocast(x):
+            return dense_stack(cell, x.to(dtype), states, flat, each, **how)
     traced = (
-        torch.compiler.is_exporting()
+        (compiling and not needs_grad)
+        or torch.compiler.is_exporting()
         or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
         or torch._C._are_functorch_transforms_active()  # what torch.autograd.Function asks, too
     )
-    traced = traced or (torch.compiler.is_compiling() and not needs_grad)
-    if autocast or traced or each % 2 == 1 or not x.numel() or dispatch.select(x) != "native":
+    if autocast is not None or traced or each % 2 == 1 or not x.numel() or dispatch.select(x) != "native":
         return _torch_stack(cell, x, states, flat, each, bidirectional, batch_sizes)
     if batch_sizes is None and not needs_grad:
         h, c = (*(states or _zeros(cell, x, x.shape[1], flat, each)), None)[:2]

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
+from strop.functional.autograd import autocast_dtype
 from strop.functional.recurrence import States, recurrence
 from strop.nn.masks import Masks, check_block, pattern_template, repr_of_drops, with_probability
 from strop.ops.cells import CELLS
@@ -69,10 +70,10 @@ class _Drops(nn.RNNCellBase):
         if isinstance(states, Tensor) or len(states) != wanted:
             return False
         device, dtype = self.weight_ih.device, self.weight_ih.dtype
-        autocast = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+        casts = autocast_dtype(self.weight_ih) is not None
         shape = (*input.shape[:-1], self.hidden_size)
         return all(isinstance(state, Tensor) and state.shape == shape for state in states) and all(
-            tensor.device == device and (tensor.dtype == dtype or autocast) for tensor in (input, *states)
+            tensor.device == device and (tensor.dtype == dtype or casts) for tensor in (input, *states)
         )
 
     def _refuse(self, input: Any, hx: Any) -> NoReturn:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from strop.functional.autograd import autocast_dtype
 from strop.functional.stack import dense_stack, stack
 from strop.nn.masks import (
     Masks,
@@ -183,7 +184,7 @@ class Recurrent(nn.RNNBase):
             )
         self.check_input(x, batch_sizes)
         shape = self.get_expected_hidden_size(x, batch_sizes)
-        autocast = torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
+        casts = autocast_dtype(x) is not None
         for index, state in enumerate(states or ()):
             expected = (*shape[:2], self.hidden_size) if index else shape
             name = f"hidden[{index}]" if self.mode == "LSTM" else "hidden"
@@ -193,7 +194,7 @@ class Recurrent(nn.RNNBase):
                     "Input and hidden tensors are not at the same device, "
                     f"found input tensor at {x.device} and hidden tensor at {state.device}"
                 )
-            if state.dtype != x.dtype and not autocast:
+            if state.dtype != x.dtype and not casts:
                 raise RuntimeError(
                     f"{name} must be {x.dtype} on {x.device} as the input is, "
                     f"got {state.dtype} on {state.device}"
