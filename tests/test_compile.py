@@ -74,6 +74,12 @@ def test_cells_in_a_loop(kind):
     check(step, [*cell.parameters()], torch.randn(3, 2, 6))
 
 
+def test_frozen_weights_and_the_cross_entropy():
+    lstm, head = strop.LSTM(6, 8, 2, **DROPS).requires_grad_(False), strop.Linear(8, 5, dropout=0.5)
+    x, target = nn.Parameter(torch.randn(4, 3, 6)), torch.randint(5, (4, 3))
+    check(lambda x: head.cross_entropy(lstm(x)[0], target), [x, *head.parameters()], x)
+
+
 TORCHS_OWN = pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")
 
 

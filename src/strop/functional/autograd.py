@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
+
+
+def refuse_second_derivative(name: str) -> NoReturn:
+    raise RuntimeError(
+        f"strop.functional.{name} cannot be differentiated twice: "
+        "use torch.nn for models that need second derivatives (a gradient penalty, a Hessian)"
+    )
 
 
 class _RefuseSecondDerivative(torch.autograd.Function):
@@ -19,10 +26,7 @@ class _RefuseSecondDerivative(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        raise RuntimeError(
-            f"strop.functional.{ctx.name} cannot be differentiated twice: "
-            "use torch.nn for models that need second derivatives (a gradient penalty, a Hessian)"
-        )
+        refuse_second_derivative(ctx.name)
 
 
 def once(name: str, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
@@ -44,3 +48,8 @@ def autocast_dtype(x: Tensor) -> torch.dtype | None:
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
     """Suspends autocast; ``as`` gives None if there is none."""
     return nullcontext() if autocast_dtype(x) is None else torch.autocast(x.device.type, enabled=False)
+
+
+def transforming() -> bool:
+    """Whether ``torch.func`` (grad, vmap, jvp…) is at work; what torch.autograd.Function asks, too."""
+    return torch._C._are_functorch_transforms_active()

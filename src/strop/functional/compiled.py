@@ -115,7 +115,7 @@ def recurrence_backward(
     dgates, dx, dh0, dc0 = backend.backward(
         *(layer, dy.contiguous(), dh.contiguous(), dc, x, y, h0, c0, w_ih, w_hh, saved, *masks, need_dx)
     )
-    grads: tuple[Tensor, ...] = (x.new_empty(0),) * 4
+    grads: tuple[Tensor, ...] = tuple(x.new_empty(0) for _ in range(4))
     if need_weights:
         dw_ih, dw_hh, db_ih, db_hh = backend.weight_grad(layer, x, y, h0, dgates, *masks)
         grads = (dw_ih, dw_hh, db_ih, db_hh.clone() if db_hh is db_ih else db_hh)
@@ -148,7 +148,8 @@ def _(
     )
 
 
-def _save_recurrence(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def save_recurrence(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    """``setup_context`` of ``recurrence_forward``."""
     cell, reverse, batch_sizes, x, h0, c0, w_ih, w_hh, _, _, *masks = inputs
     y, _, _, *saved = output
     (ctx.input_scale, ctx.recurrent_scale), ctx.what = (masks[2], masks[5]), (cell, reverse)
@@ -156,14 +157,17 @@ def _save_recurrence(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ..
     ctx.save_for_backward(batch_sizes, x, y, h0, c0, w_ih, w_hh, *saved, *lists)
 
 
-def _recurrence_gradients(ctx: Any, dy: Tensor, dh: Tensor, dc: Tensor, *_: Any) -> tuple[_Maybe, ...]:
+def recurrence_gradients(
+    ctx: Any, dy: Tensor, dh: Tensor, dc: Tensor, *_: Any, backward: Any = recurrence_backward
+) -> tuple[_Maybe, ...]:
+    """``backward`` of ``recurrence_forward``, by an operator like ``recurrence_backward``."""
     batch_sizes, x, y, h0, c0, w_ih, w_hh, *rest = ctx.saved_tensors
     saved, lists = rest[:_SAVED], rest[_SAVED:]
     _, _, _, need_x, need_h0, need_c0, *of_weights = ctx.needs_input_grad[:10]
     index, count, recurrent_index, recurrent_count, recurrent_mask = lists
     upstream = (dy, dh, None if c0 is None else dc)
     masks = (index, count, ctx.input_scale, recurrent_index, recurrent_count, ctx.recurrent_scale)
-    grads = recurrence_backward(
+    grads = backward(
         *(*ctx.what, batch_sizes, *upstream, x, y, h0, c0, w_ih, w_hh, *saved),
         *(*masks, recurrent_mask, need_x, any(of_weights)),
     )
@@ -172,7 +176,7 @@ def _recurrence_gradients(ctx: Any, dy: Tensor, dh: Tensor, dc: Tensor, *_: Any)
     return None, None, None, *wanted, *([None] * 7)
 
 
-recurrence_forward.register_autograd(_recurrence_gradients, setup_context=_save_recurrence)
+recurrence_forward.register_autograd(recurrence_gradients, setup_context=save_recurrence)
 
 
 @custom_op("strop_compiled::linear_forward", mutates_args=())
@@ -213,17 +217,19 @@ def _(dy: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, Tensor
     return x.new_empty(x.shape if need_dx else 0), x.new_empty(weight.shape if need_weight else 0)
 
 
-def _save_linear(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def save_linear(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    """``setup_context`` of ``linear_forward``."""
     x, weight, _, index, count, ctx.scale = inputs
     ctx.save_for_backward(x, weight, index, count)
 
 
-def _linear_gradients(ctx: Any, dy: Tensor) -> tuple[_Maybe, ...]:
+def linear_gradients(ctx: Any, dy: Tensor, *, backward: Any = linear_backward) -> tuple[_Maybe, ...]:
+    """``backward`` of ``linear_forward``, by an operator like ``linear_backward``."""
     x, weight, index, count = ctx.saved_tensors
     need_x, need_weight, need_bias, *_ = ctx.needs_input_grad
-    dx, dw = linear_backward(dy, x, weight, index, count, ctx.scale, need_x, need_weight)
+    dx, dw = backward(dy, x, weight, index, count, ctx.scale, need_x, need_weight)
     db = dy.sum((0, 1)) if need_bias else None
     return dx if need_x else None, dw if need_weight else None, db, None, None, None
 
 
-linear_forward.register_autograd(_linear_gradients, setup_context=_save_linear)
+linear_forward.register_autograd(linear_gradients, setup_context=save_linear)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from strop.functional.autograd import once, without_autocast
+from strop.functional.autograd import once, transforming, without_autocast
 from strop.functional.checks import check_input, check_mask, check_operand, keep_of
 from strop.functional.linear import linear
 from strop.ops import dispatch
@@ -66,6 +66,8 @@ def _check_target(target: Tensor, x: Tensor, classes: int, ignore_index: int) ->
             f"got {list(target.shape)} on {target.device}"
         )
     counts = target != ignore_index
+    if torch.compiler.is_compiling() or transforming():  # which cannot look at values; torch's operator does
+        return counts
     wrong = target[counts & ((target < 0) | (target >= classes))]
     if wrong.numel():
         raise IndexError(
@@ -145,7 +147,7 @@ def linear_cross_entropy(
 
 def _fuses(x: Tensor, weight: Tensor, mask: Mask | None) -> bool:
     """Whether product and cross entropy run as one."""
-    if torch.compiler.is_compiling() or not x.numel():
+    if torch.compiler.is_compiling() or transforming() or not x.numel():
         return False
     drops_columns = mask is not None and mask.index is not None
     large = x.numel() * weight.shape[0] >= _LEAST_FUSED

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from strop.functional import compiled
-from strop.functional.autograd import once, without_autocast
+from strop.functional import compiled, transforms
+from strop.functional.autograd import once, transforming, without_autocast
 from strop.functional.checks import check_input, check_mask, check_operand
 from strop.ops import dispatch
 from strop.ops.products import Keep
@@ -71,4 +71,6 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, mask: Mask | N
         keep = Keep(mask.index, mask.count, mask.scale)
         if torch.compiler.is_compiling():
             return compiled.linear_forward(x, weight, bias, *keep)
+        if transforming():
+            return transforms.linear(x, weight, bias, *keep)
         return _Linear.apply(x, weight, bias, keep)

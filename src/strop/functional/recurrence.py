@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from strop.functional import compiled
-from strop.functional.autograd import once, without_autocast
+from strop.functional import compiled, transforms
+from strop.functional.autograd import once, transforming, without_autocast
 from strop.functional.checks import check_input, check_mask, check_operand, keep_of
 from strop.ops import cells, dispatch
 from strop.ops.cells import Cell
@@ -117,12 +117,12 @@ def _run(
     recurrent_keep: Keep | None,
     recurrent_mask: Tensor | None,
 ) -> tuple[Tensor, ...]:
-    if not torch.compiler.is_compiling():
+    compiling = torch.compiler.is_compiling()
+    if not compiling and not transforming():
         return _Recurrence.apply(layer, *operands, input_keep, recurrent_keep, recurrent_mask)
     lists = (*(input_keep or _NO_LISTS), *(recurrent_keep or _NO_LISTS))
-    found = compiled.recurrence_forward(
-        layer.cell.name, layer.reverse, layer.batch_sizes, *operands, *lists, recurrent_mask
-    )
+    operator = compiled.recurrence_forward if compiling else transforms.recurrence
+    found = operator(layer.cell.name, layer.reverse, layer.batch_sizes, *operands, *lists, recurrent_mask)
     return found[: 3 if layer.cell.has_c else 2]
 
 

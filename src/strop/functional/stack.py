@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from strop.functional.autograd import autocast_dtype, without_autocast
+from strop.functional.autograd import autocast_dtype, transforming, without_autocast
 from strop.functional.projection import projected_lstm
 from strop.functional.recurrence import States, recurrence
 from strop.ops import dispatch
@@ -130,7 +130,7 @@ def dense_stack(
         (compiling and not needs_grad)
         or torch.compiler.is_exporting()
         or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-        or torch._C._are_functorch_transforms_active()  # what torch.autograd.Function asks, too
+        or transforming()
     )
     if autocast is not None or traced or each % 2 == 1 or not x.numel() or dispatch.select(x) != "native":
         return _torch_stack(cell, x, states, flat, each, bidirectional, batch_sizes)
