@@ -7,7 +7,6 @@ what it saves as results; so eager code has others.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -62,11 +61,14 @@ class _LinearBackward(_Backward):
 
 class _Recurrence(torch.autograd.Function):
     setup_context = staticmethod(compiled.save_recurrence)
-    backward = staticmethod(partial(compiled.recurrence_gradients, backward=_RecurrenceBackward.apply))
 
     @staticmethod
     def forward(*inputs: Any) -> tuple[Tensor, ...]:
         return compiled.recurrence_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        return compiled.recurrence_gradients(ctx, *grad_outputs, backward=_RecurrenceBackward.apply)
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *inputs: Any) -> Any:
@@ -75,11 +77,14 @@ class _Recurrence(torch.autograd.Function):
 
 class _Linear(torch.autograd.Function):
     setup_context = staticmethod(compiled.save_linear)
-    backward = staticmethod(partial(compiled.linear_gradients, backward=_LinearBackward.apply))
 
     @staticmethod
     def forward(*inputs: Any) -> Tensor:
         return compiled.linear_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        return compiled.linear_gradients(ctx, *grad_outputs, backward=_LinearBackward.apply)
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *inputs: Any) -> Any:

@@ -115,7 +115,8 @@ class Recurrent(nn.RNNBase):
 
     def _run(self, input: Tensor | PackedSequence, hx: Any, masks: Masks | None) -> tuple[Any, Any]:
         """``forward`` of all of them: hx and the hidden state that is returned are a tuple for an LSTM."""
-        self._update_flat_weights()
+        if not torch.compiler.is_exporting():  # which would warn of an attribute that changes
+            self._update_flat_weights()
         if isinstance(input, PackedSequence):
             x, batch_sizes, order, back = input
             batched = True
@@ -169,6 +170,8 @@ class Recurrent(nn.RNNBase):
         cell, how = CELLS[self.mode], {"bidirectional": self.bidirectional, "batch_sizes": batch_sizes}
         if masks is None or not any((*masks.input, *masks.recurrent)):
             flat: Any = self._flat_weights
+            if torch.compiler.is_exporting():
+                flat = [getattr(self, name) for name in self._flat_weights_names]
             return dense_stack(cell, x, states, flat, len(self._all_weights[0]), **how)
         masks = masks.permuted(order)
         weights = [[getattr(self, name) for name in names] for names in self._all_weights]
