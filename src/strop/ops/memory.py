@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
 import sys
 import threading
 
@@ -84,6 +85,10 @@ class Pool:
                 self._drop(block)
             self._most_in_use = self._held
 
+    def unlock(self) -> None:
+        """In a process just forked, where a thread that held the lock does not exist."""
+        self._lock = threading.Lock()
+
     @property
     def held(self) -> int:
         """Bytes of all blocks, idle or not."""
@@ -97,6 +102,8 @@ def _rounded(size: int) -> int:
 
 
 pool = Pool() if hasattr(mmap, "MAP_PRIVATE") and hasattr(sys, "getrefcount") else None
+if pool is not None and hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=pool.unlock)
 
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
