@@ -40,7 +40,9 @@ class _Linear(torch.autograd.Function):
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, mask: Mask | None = None) -> Tensor:
-    """``torch.nn.functional.linear`` on the dropped x. Under autocast it runs in the weight's dtype.
+    """``torch.nn.functional.linear`` on the dropped x.
+
+    Under autocast it runs in the weight's dtype where the mask drops columns, and as torch's elsewhere.
 
     Args:
         x: ``[steps, batch, in]``; any shape if ``mask`` is None.
