@@ -69,8 +69,7 @@ def test_exported_cells(kind):
 @pytest.mark.filterwarnings("ignore:_check_is_size will be removed:FutureWarning")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 @pytest.mark.filterwarnings("ignore:The tensor attributes self.rnn._flat_weights:UserWarning")  # nn.LSTM's
-@pytest.mark.parametrize("reverted", [False, True], ids=["strop", "reverted"])
-@pytest.mark.parametrize("mode", ["LSTM", "GRU"])
+@pytest.mark.parametrize(("mode", "reverted"), [("LSTM", False), ("LSTM", True), ("GRU", True)])
 def test_onnxruntime_gives_the_logits_of_the_trained_model(mode, reverted, tmp_path: Path):
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")

@@ -36,14 +36,14 @@ class Gradients(Dataset):
         return trained(self.lstm, self.x * index)
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_layers_run_in_workers_while_the_main_process_trains(method):
+@pytest.mark.parametrize(("method", "workers"), [("fork", 2), ("spawn", 1)])
+def test_layers_run_in_workers_while_the_main_process_trains(method, workers):
     lstm = strop.LSTM(128, 160, recurrent_dropout=0.5)  # large enough for all threads and the pool of memory
     x = torch.randn(35, 20, 128)
     expected = [trained(lstm, x * index) for index in range(4)]
     assert torch.get_num_threads() == 1 or memory.pool is None or memory.pool.held > 0
     data = Gradients(copy.deepcopy(lstm), x)
-    loader = DataLoader(data, None, num_workers=2, multiprocessing_context=method, timeout=60)
+    loader = DataLoader(data, None, num_workers=workers, multiprocessing_context=method, timeout=60)
     for found, gradient in zip(loader, expected, strict=True):
         torch.testing.assert_close(trained(lstm, x), expected[1])
         torch.testing.assert_close(found, gradient)
