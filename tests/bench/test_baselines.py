@@ -9,8 +9,8 @@ from strop.bench.baselines import EagerLoop, TorchDropout, eager_lstm
 from strop.bench.presets import Layers, Preset
 
 
-def preset(nr: float, rh: float, layers: int = 2) -> Preset:
-    return Preset("tiny", (Layers(6, 8, layers),), batch=3, steps=5, nr=nr, rh=rh)
+def preset(nr: float, rh: float, layers: int = 2, bidirectional: bool = False) -> Preset:
+    return Preset("tiny", (Layers(6, 8, layers, bidirectional),), batch=3, steps=5, nr=nr, rh=rh)
 
 
 def outcome(y: Tensor, grad: Tensor, tensors: list[Tensor]) -> list[Tensor]:
@@ -33,10 +33,11 @@ def test_the_loop_computes_what_the_oracle_does():
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("layers", [1, 2])
-def test_with_nothing_dropped_both_are_torchs_lstm(layers: int):
-    theirs = TorchDropout(preset(0.0, 0.0, layers))
-    loop = EagerLoop(preset(0.0, 0.0, layers))
+def test_with_nothing_dropped_both_are_torchs_lstm(layers: int, bidirectional: bool):
+    theirs = TorchDropout(preset(0.0, 0.0, layers, bidirectional))
+    loop = EagerLoop(preset(0.0, 0.0, layers, bidirectional))
     for ours, weight in zip(loop.parameters(), theirs.lstm.parameters(), strict=True):
         ours.data.copy_(weight)
     x = torch.randn(5, 3, 6)

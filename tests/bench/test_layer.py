@@ -13,6 +13,15 @@ from strop.bench.stack import build, inputs
 from strop.ops import dispatch
 
 TINY = Preset("zaremba-medium", (Layers(6, 8, 2), Layers(8, 4)), batch=3, steps=5, nr=0.5, rh=0.25)
+BOTH_WAYS = Preset(
+    "both-ways",
+    (Layers(6, 5, 2, bidirectional=True), Layers(10, 4)),
+    batch=3,
+    steps=5,
+    nr=0.5,
+    rh=0.25,
+    torch_drops_input=True,
+)
 FIELDS = (
     "bench preset device impl phase ms_p20 ms_p50 ms_p80 "
     "speedup_vs_torch speedup_vs_dense ideal gflops peak_fraction"
@@ -41,26 +50,62 @@ def test_operations_by_hand():
     assert large.ideal("nr-st") == pytest.approx(2 / 1.35)
 
 
+def test_operations_of_both_directions_by_hand():
+    tokens = 2 * 3 * 5
+    first, second, last = 2 * 20 * (6 + 5), 2 * 20 * (10 + 5), 16 * (10 + 4)
+    assert BOTH_WAYS.operations("dense") == tokens * (first + second + last)
+    first, second, last = 2 * 20 * (3 + 4), 2 * 20 * (5 + 4), 16 * (5 + 3)
+    assert BOTH_WAYS.operations("nr-rh-st") == tokens * (first + second + last)
+    assert BOTH_WAYS.sizes == [6, 10, 10, 4]
+    tagger = LAYER_PRESETS["ner-bilstm"]
+    assert tagger.operations("torch") == 2 * (2 * 10 * 40) * 800 * (130 + 200)
+    assert tagger.ideal("nr-rh-st") == 2
+
+
+@pytest.mark.parametrize("preset", [TINY, BOTH_WAYS], ids=lambda preset: preset.name)
 @pytest.mark.parametrize("impl", IMPLS)
-def test_stacks_compute(impl):
+def test_stacks_compute(impl, preset: Preset):
     torch.manual_seed(0)
-    model = build(TINY, impl)
-    x, grad = inputs(TINY, torch.device("cpu"))
+    model = build(preset, impl)
+    x, grad = inputs(preset, torch.device("cpu"))
     y = model(x)
     y.backward(grad)
     assert y.shape == (5, 3, 4)
     assert x.grad is not None
     sizes = [parameter.shape for parameter in model.parameters()]
-    assert sorted(sizes) == sorted(parameter.shape for parameter in build(TINY, "torch").parameters())
+    assert sizes == [parameter.shape for parameter in build(preset, "torch").parameters()]
 
 
-def test_dense_stack_is_torchs():
+@pytest.mark.parametrize("preset", [TINY, BOTH_WAYS], ids=lambda preset: preset.name)
+def test_dense_stack_is_torchs(preset: Preset):
     torch.manual_seed(0)
-    ours, theirs = build(TINY, "dense"), build(TINY, "torch").eval()
+    ours, theirs = build(preset, "dense"), build(preset, "torch").eval()
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         a.data.copy_(b)
-    x, _ = inputs(TINY, torch.device("cpu"))
+    x, _ = inputs(preset, torch.device("cpu"))
     assert torch.allclose(ours(x), theirs(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("preset", [TINY, BOTH_WAYS], ids=lambda preset: preset.name)
+def test_torch_drops_the_first_input_where_the_preset_says_so(preset: Preset):
+    model, seen = build(preset, "torch"), []
+    for lstm in model.lstms:
+        lstm.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    model(torch.ones(50, 30, 6))
+    dropped = [(x == 0).float().mean().item() for x in seen]
+    expected = preset.nr if preset.torch_drops_input else 0.0
+    assert dropped == [pytest.approx(expected, abs=0.05), pytest.approx(preset.nr, abs=0.05)]
+
+
+def test_a_bidirectional_preset_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setitem(layer.LAYER_PRESETS, "ner-bilstm", BOTH_WAYS)
+    monkeypatch.setattr("strop.bench.machine.peak_gflops", lambda device: 100.0)
+    out = tmp_path / "out.json"
+    assert layer.run(layer.Options(preset="ner-bilstm", seconds=0, json=out)) == 0
+    for r in json.loads(out.read_text()):
+        if r["ms_p50"] is not None:
+            operations = BOTH_WAYS.operations(r["impl"]) * (3 if r["phase"] == "overall" else 1)
+            assert r["gflops"] == pytest.approx(operations / r["ms_p50"] / 1e6)
 
 
 def test_run_writes_records(tiny: Preset, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -12,7 +12,7 @@ from strop.bench import command, machine, records
 from strop.bench.check import STEPS, discrepancies
 from strop.bench.command import CommonOptions, Timing
 from strop.bench.machine import Provenance
-from strop.bench.measure import Case, Sample, interleave, now
+from strop.bench.measure import Case, interleave, one_pass
 from strop.bench.records import Record
 from strop.pattern import check_probability
 
@@ -146,7 +146,9 @@ def _measure(options: Options, device: torch.device) -> Timing:
     middle = Setting("torch", sorted(options.p)[len(options.p) // 2])
     nets = {"torch": Net(options, middle, theirs=True)}
     nets |= {setting.name: Net(options, setting, theirs=False) for setting in settings(options)}
-    cases: dict[str, Case] = {name: _case(net.to(device), x, grad, device) for name, net in nets.items()}
+    cases: dict[str, Case] = {
+        name: one_pass(net.to(device), [(x, grad)], device) for name, net in nets.items()
+    }
     samples = interleave(cases, options.seconds)
     made = records.summarise("advise", options.cell, device.type, samples, {}, None)
     note = f"torch's layers drop p={middle.nr:g} of their inputs; their time does not depend on it."
@@ -156,18 +158,6 @@ def _measure(options: Options, device: torch.device) -> Timing:
         machine.peak_gflops(device),
         (note,),
     )
-
-
-def _case(net: nn.Module, x: Tensor, grad: Tensor, device: torch.device) -> Case:
-    def once(_: int) -> Sample:
-        start = now(device)
-        net(x).backward(grad)
-        taken = now(device) - start
-        net.zero_grad(set_to_none=True)
-        x.grad = None
-        return {"overall": taken}
-
-    return once
 
 
 def _show(options: Options, timing: Timing, where: Provenance, notes: list[str]) -> None:

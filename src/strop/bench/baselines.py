@@ -15,7 +15,9 @@ class TorchDropout(nn.Module):
         (layers,) = preset.stack
         between = preset.nr if layers.count > 1 else 0.0
         self.dropout = nn.Dropout(preset.nr)
-        self.lstm = nn.LSTM(layers.input, layers.hidden, layers.count, dropout=between)
+        self.lstm = nn.LSTM(
+            layers.input, layers.hidden, layers.count, dropout=between, bidirectional=layers.bidirectional
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y, _ = self.lstm(self.dropout(x))
@@ -32,20 +34,29 @@ class EagerLoop(nn.Module):
         super().__init__()
         (layers,) = preset.stack
         self.nr, self.rh = preset.nr, preset.rh
-        self.cells = nn.ModuleList(
-            nn.LSTMCell(layers.hidden if layer else layers.input, layers.hidden)
-            for layer in range(layers.count)
+        self.layers = nn.ModuleList(
+            nn.ModuleList(nn.LSTMCell(units, layers.hidden) for _ in range(layers.directions))
+            for units in layers.inputs
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        for cell in self.cells:
-            assert isinstance(cell, nn.LSTMCell)
-            masks = (
-                F.dropout(x.new_ones(x.shape[0], 1, units), p)
-                for p, units in ((self.nr, cell.input_size), (self.rh, cell.hidden_size))
-            )
-            x = eager_lstm(x, cell, *masks)
+        for directions in self.layers:
+            assert isinstance(directions, nn.ModuleList)
+            input_mask = step_masks(x, x.shape[2], self.nr)
+            ys = []
+            for cell, back in zip(directions, (False, True), strict=False):
+                assert isinstance(cell, nn.LSTMCell)
+                operands = x, input_mask, step_masks(x, cell.hidden_size, self.rh)
+                own_x, *masks = (operand.flip(0) for operand in operands) if back else operands
+                y = eager_lstm(own_x, cell, *masks)
+                ys.append(y.flip(0) if back else y)
+            x = torch.cat(ys, 2) if len(ys) > 1 else ys[0]
         return x
+
+
+def step_masks(x: Tensor, units: int, p: float) -> Tensor:
+    """Masks `[steps, 1, units]` for the steps of x, to multiply by."""
+    return F.dropout(x.new_ones(x.shape[0], 1, units), p)
 
 
 def eager_lstm(x: Tensor, cell: nn.LSTMCell, input_mask: Tensor, recurrent_mask: Tensor) -> Tensor:

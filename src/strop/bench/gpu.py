@@ -295,7 +295,7 @@ def _rows(point: Point, samples: dict[tuple[str, str], list[float]]) -> list[Row
                 layers="-".join(map(str, preset.sizes)),
                 batch=preset.batch,
                 steps=preset.steps,
-                nr=preset.nr if impl != _CUDNN or len(preset.sizes) > 2 else 0.0,
+                nr=preset.nr if impl != _CUDNN or len(preset.sizes) > 2 or preset.torch_drops_input else 0.0,
                 rh=preset.rh if impl in ("nr-rh-st", "eager") else 0.0,
                 precision=point.precision,
                 mode=mode,

@@ -1,19 +1,17 @@
 """`strop bench layer`: forward and backward of a stack of LSTMs against `torch.nn.LSTM`."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from strop.bench import command, machine, records
 from strop.bench.check import stack_discrepancies
 from strop.bench.command import CommonOptions, Timing
 from strop.bench.machine import Provenance
-from strop.bench.measure import Case, Percentiles, PhaseClock, Sample, interleave, now
-from strop.bench.presets import IMPLS, LAYER_PRESETS, PHASES, Impl, LayerPreset, Preset
+from strop.bench.measure import Case, Percentiles, PhaseClock, interleave, one_pass
+from strop.bench.presets import IMPLS, LAYER_PRESETS, PHASES, LayerPreset, Preset
 from strop.bench.records import Record, Work
-from strop.bench.stack import TorchStack, build, inputs
+from strop.bench.stack import build, inputs
 from strop.ops import dispatch
 
 _INPUT_SETS = 3
@@ -44,7 +42,8 @@ def measure(preset: Preset, device: torch.device, seconds: float) -> Timing:
     torch.manual_seed(0)
     sets = [inputs(preset, device) for _ in range(_INPUT_SETS)]
     clock = PhaseClock(device)
-    cases: dict[str, Case] = {impl: _case(preset, impl, sets, clock, device) for impl in IMPLS}
+    models = {impl: build(preset, impl).to(device) for impl in IMPLS}
+    cases: dict[str, Case] = {impl: one_pass(models[impl], sets, device, clock) for impl in IMPLS}
     cases["peak"] = lambda _: {"gflops": machine.peak_gflops(device)}
     with dispatch.wrapped(clock):
         samples = interleave(cases, seconds)
@@ -57,33 +56,6 @@ def measure(preset: Preset, device: torch.device, seconds: float) -> Timing:
         work[impl, "overall"] = Work(len(PHASES) * phase, ideal)
     made = records.summarise("layer", preset.name, device.type, samples, work, peak)
     return Timing(made, len(samples["torch"]["overall"]), peak, ("torch computes BP and WG in one call.",))
-
-
-def _case(
-    preset: Preset,
-    impl: Impl,
-    sets: list[tuple[Tensor, Tensor]],
-    clock: PhaseClock,
-    device: torch.device,
-) -> Callable[[int], Sample]:
-    """One forward and backward through the module, as a user calls it."""
-    model = build(preset, impl).to(device)
-
-    def once(repetition: int) -> Sample:
-        x, grad = sets[repetition % len(sets)]
-        x.grad = None
-        model.zero_grad(set_to_none=True)
-        clock.take()
-        start = now(device)
-        y = model(x)
-        forward = now(device)
-        y.backward(grad)
-        end = now(device)
-        # torch computes BP and WG in one call; its FP is all of its forward.
-        phases = {"fp": forward - start} if isinstance(model, TorchStack) else clock.take()
-        return {**phases, "overall": end - start}
-
-    return once
 
 
 def show(preset: Preset, timing: Timing, where: Provenance, notes: list[str]) -> None:

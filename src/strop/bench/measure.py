@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 # The phase in which a backend's function does its work (Sarma et al. §3.2).
 _PHASES = {"forward": "fp", "backward": "bp", "input_grad": "bp", "weight_grad": "wg"}
@@ -74,6 +75,36 @@ def now(device: torch.device) -> float:
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
     return perf_counter()
+
+
+def one_pass(
+    model: nn.Module,
+    sets: Sequence[tuple[Tensor, Tensor]],
+    device: torch.device,
+    clock: PhaseClock | None = None,
+) -> Case:
+    """Forward and backward through a module, as a user calls it; by phase if there is a `clock`.
+
+    Args:
+        model: of x to y.
+        sets: x and the gradient of y, taken in turn.
+    """
+
+    def once(repetition: int) -> Sample:
+        x, grad = sets[repetition % len(sets)]
+        start = now(device)
+        y = model(x)
+        forward = now(device)
+        y.backward(grad)
+        end = now(device)
+        # The gradients' memory, as large as the parameters, is not kept while others run.
+        model.zero_grad(set_to_none=True)
+        x.grad = None
+        # torch computes BP and WG in one call, and has no phase but FP: all of its forward.
+        phases = {} if clock is None else clock.take() or {"fp": forward - start}
+        return {**phases, "overall": end - start}
+
+    return once
 
 
 class _Progress:

@@ -13,16 +13,35 @@ PHASES = ("fp", "bp", "wg")
 
 @dataclass(frozen=True)
 class Layers:
-    """`count` equal layers in one LSTM."""
+    """`count` equal layers in one LSTM, in one direction or in both."""
 
     input: int
     hidden: int
     count: int = 1
+    bidirectional: bool = False
+
+    @property
+    def directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    @property
+    def output(self) -> int:
+        """Units of every layer's output, directions side by side."""
+        return self.directions * self.hidden
+
+    @property
+    def inputs(self) -> list[int]:
+        """Units of every layer's input."""
+        return [self.input, *[self.output] * (self.count - 1)]
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A stack of LSTMs with its batch, steps and dropout: of inputs (NR) and of hidden states (RH)."""
+    """A stack of LSTMs with its batch, steps and dropout: of inputs (NR) and of hidden states (RH).
+
+    strop drops the input of every layer, torch's side what goes from one layer to the next. The first one's
+    input it drops only if `torch_drops_input`: little of a stack's time, but a single layer's only dropout.
+    """
 
     name: str
     stack: tuple[Layers, ...]
@@ -30,11 +49,12 @@ class Preset:
     steps: int
     nr: float
     rh: float
+    torch_drops_input: bool = False
 
     @property
     def sizes(self) -> list[int]:
-        """Units of the input and of every layer."""
-        return [self.stack[0].input, *(layers.hidden for layers in self.stack for _ in range(layers.count))]
+        """Units of the input and of every layer's output."""
+        return [self.stack[0].input, *(layers.output for layers in self.stack for _ in range(layers.count))]
 
     def dropout(self, impl: Impl) -> tuple[float, float]:
         """The NR and RH dropout whose products `impl` runs on kept columns only."""
@@ -45,9 +65,9 @@ class Preset:
         nr, rh = self.dropout(impl)
         total = 0
         for layers in self.stack:
-            for layer in range(layers.count):
-                columns = _kept(nr, layers.hidden if layer else layers.input) + _kept(rh, layers.hidden)
-                total += 2 * self.steps * self.batch * 4 * layers.hidden * columns
+            for units in layers.inputs:
+                columns = _kept(nr, units) + _kept(rh, layers.hidden)
+                total += layers.directions * 2 * self.steps * self.batch * 4 * layers.hidden * columns
         return total
 
     def ideal(self, impl: Impl) -> float:
@@ -75,9 +95,19 @@ LAYER_PRESETS = {
             rh=0.5,
         ),
         Preset("nmt-luong", (Layers(512, 512, 2),), batch=64, steps=30, nr=0.3, rh=0.3),
+        # Ma and Hovy's tagger: a word's vector of 100 and its characters' of 30.
+        Preset(
+            "ner-bilstm",
+            (Layers(130, 200, bidirectional=True),),
+            batch=10,
+            steps=40,
+            nr=0.5,
+            rh=0.5,
+            torch_drops_input=True,
+        ),
     )
 }
-LayerPreset = Literal["zaremba-medium", "zaremba-large", "awd-lstm", "nmt-luong"]
+LayerPreset = Literal["zaremba-medium", "zaremba-large", "awd-lstm", "nmt-luong", "ner-bilstm"]
 
 
 @dataclass(frozen=True)

@@ -4,24 +4,33 @@ import torch
 from torch import Tensor, nn
 
 import strop
-from strop import functional
 from strop.bench.presets import Impl, Preset
+from strop.functional.stack import stack
+from strop.ops.cells import CELLS
 
 
 class TorchStack(nn.Module):
-    """`torch.nn.LSTM` with its own dropout between layers, and `nn.Dropout` between stacks of other sizes."""
+    """`torch.nn.LSTM` with its own dropout between layers, and `nn.Dropout` between stacks of other sizes
+    (and on the first one's input, if the preset says so)."""
 
     def __init__(self, preset: Preset) -> None:
         super().__init__()
         self.lstms = nn.ModuleList(
-            nn.LSTM(layers.input, layers.hidden, layers.count, dropout=preset.nr if layers.count > 1 else 0.0)
+            nn.LSTM(
+                layers.input,
+                layers.hidden,
+                layers.count,
+                dropout=preset.nr if layers.count > 1 else 0.0,
+                bidirectional=layers.bidirectional,
+            )
             for layers in preset.stack
         )
         self.dropout = nn.Dropout(preset.nr)
+        self.drops_input = preset.torch_drops_input
 
     def forward(self, x: Tensor) -> Tensor:
         for i, lstm in enumerate(self.lstms):
-            x, _ = lstm(self.dropout(x) if i else x)
+            x, _ = lstm(self.dropout(x) if i or self.drops_input else x)
         return x
 
 
@@ -36,6 +45,7 @@ class DroppedStack(nn.Module):
                 layers.hidden,
                 layers.count,
                 dropout=nr if layers.count > 1 else 0.0,
+                bidirectional=layers.bidirectional,
                 input_dropout=nr,
                 recurrent_dropout=rh,
             )
@@ -54,15 +64,16 @@ class DenseStack(nn.Module):
     def __init__(self, preset: Preset) -> None:
         super().__init__()
         self.lstms = nn.ModuleList(
-            strop.LSTM(layers.input if i == 0 else layers.hidden, layers.hidden)
+            strop.LSTM(layers.input, layers.hidden, layers.count, bidirectional=layers.bidirectional)
             for layers in preset.stack
-            for i in range(layers.count)
         )
 
     def forward(self, x: Tensor) -> Tensor:
         for lstm in self.lstms:
-            zeros = x.new_zeros(x.shape[1], lstm.hidden_size)  # pyright: ignore[reportArgumentType,reportCallIssue]
-            x, _ = functional.lstm(x, (zeros, zeros), *lstm.parameters())
+            assert isinstance(lstm, strop.LSTM)
+            weights = lstm.all_weights
+            whole = [None] * len(weights)
+            x, _ = stack(CELLS["LSTM"], x, None, weights, whole, whole, bidirectional=lstm.bidirectional)
         return x
 
 
@@ -77,5 +88,5 @@ def build(preset: Preset, impl: Impl) -> TorchStack | DroppedStack | DenseStack:
 def inputs(preset: Preset, device: torch.device) -> tuple[Tensor, Tensor]:
     """An input of the stack, and a gradient of its output."""
     x = torch.randn(preset.steps, preset.batch, preset.stack[0].input, device=device)
-    grad = torch.randn(preset.steps, preset.batch, preset.stack[-1].hidden, device=device)
+    grad = torch.randn(preset.steps, preset.batch, preset.stack[-1].output, device=device)
     return x.requires_grad_(), grad

@@ -6,7 +6,7 @@ from functools import cache
 from itertools import islice
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from strop.bench import command, machine, records
 from strop.bench.baselines import EagerLoop, TorchDropout
@@ -14,7 +14,7 @@ from strop.bench.check import STEPS, stack_discrepancies
 from strop.bench.command import CommonOptions, Timing
 from strop.bench.design import Point, points, seconds
 from strop.bench.machine import Provenance
-from strop.bench.measure import Case, Percentiles, Sample, interleave, now, progress
+from strop.bench.measure import Case, Percentiles, interleave, one_pass, progress
 from strop.bench.presets import PHASES, Preset
 from strop.bench.records import Record, Work
 from strop.bench.stack import build, inputs
@@ -152,7 +152,7 @@ def _timing(point: Point, device: torch.device, seconds: float, title: str) -> T
     models[point.kind] = build(preset, point.kind)
     x, grad = inputs(preset, device)
     cases: dict[str, Case] = {
-        impl: _case(model.to(device), x, grad, device) for impl, model in models.items()
+        impl: one_pass(model.to(device), [(x, grad)], device) for impl, model in models.items()
     }
     peak = machine.peak_gflops(device)
     samples = interleave(cases, seconds, title=title)
@@ -165,19 +165,6 @@ def _timing(point: Point, device: torch.device, seconds: float, title: str) -> T
         len(samples["torch"]["overall"]),
         peak,
     )
-
-
-def _case(model: nn.Module, x: Tensor, grad: Tensor, device: torch.device) -> Case:
-    def once(_: int) -> Sample:
-        start = now(device)
-        model(x).backward(grad)
-        taken = now(device) - start
-        # The gradients' memory, as large as the parameters, is not kept while others run.
-        model.zero_grad(set_to_none=True)
-        x.grad = None
-        return {"overall": taken}
-
-    return once
 
 
 def _compared(point: Point, made: list[Record], best: str) -> list[Record]:
