@@ -28,6 +28,7 @@ _COMMANDS: dict[tuple[str, ...], _Command] = {
     ("bench", "layer"): _Command("strop.bench.layer", "time the LSTM layers of a preset, by phase"),
     ("bench", "train"): _Command("strop.bench.train", "time whole training steps of a preset"),
     ("bench", "sweep"): _Command("strop.bench.sweep", "time many shapes against the best alternative"),
+    ("bench", "peers"): _Command("strop.bench.peers", "time a layer against torch.compile and JAX"),
     ("report",): _Command("strop.bench.report", "compare training runs; or tables from what bench measured"),
     ("convert-check",): _Command(
         "strop.bench.convert_check", "what strop.convert makes of your model, and how fast"

@@ -1,5 +1,7 @@
 """What one would write without strop: the alternatives that a sweep compares with."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -28,10 +30,15 @@ class EagerLoop(nn.Module):
     """Dropout of inputs and of hidden states in a loop over the steps, with masks that the batch shares.
 
     `torch.nn.LSTM` cannot drop hidden states, so this is what is left to a user of torch.
+
+    Args:
+        preset: with equal layers.
+        run: what runs a layer, `eager_lstm` if not given.
     """
 
-    def __init__(self, preset: Preset) -> None:
+    def __init__(self, preset: Preset, run: Callable[..., Tensor] | None = None) -> None:
         super().__init__()
+        self.run = run or eager_lstm
         (layers,) = preset.stack
         self.nr, self.rh = preset.nr, preset.rh
         self.layers = nn.ModuleList(
@@ -48,7 +55,7 @@ class EagerLoop(nn.Module):
                 assert isinstance(cell, nn.LSTMCell)
                 operands = x, input_mask, step_masks(x, cell.hidden_size, self.rh)
                 own_x, *masks = (operand.flip(0) for operand in operands) if back else operands
-                y = eager_lstm(own_x, cell, *masks)
+                y = self.run(own_x, cell, *masks)
                 ys.append(y.flip(0) if back else y)
             x = torch.cat(ys, 2) if len(ys) > 1 else ys[0]
         return x

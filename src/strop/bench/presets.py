@@ -109,6 +109,16 @@ LAYER_PRESETS = {
 }
 LayerPreset = Literal["zaremba-medium", "zaremba-large", "awd-lstm", "nmt-luong", "ner-bilstm"]
 
+# One layer of the language models' sizes.
+PEER_PRESETS = {
+    preset.name: preset
+    for preset in (
+        Preset("lstm-650", (Layers(650, 650),), batch=20, steps=35, nr=0.5, rh=0.5),
+        Preset("lstm-1500", (Layers(1500, 1500),), batch=20, steps=35, nr=0.65, rh=0.65),
+    )
+}
+PeerPreset = Literal["lstm-650", "lstm-1500"]
+
 
 @dataclass(frozen=True)
 class TrainPreset:
