@@ -15,6 +15,7 @@ import torch
 from plan import DROPOUTS, TABLES, Table, Training, folder_name
 
 from strop.bench.machine import cpu_model
+from strop.bench.report import default_isa
 from strop.bench.runs import Run, read_run
 from strop.tasks.options import TrainOptions
 from strop.training import plot_curves, read_curve, read_description
@@ -136,7 +137,7 @@ def _benchmark(results: Path, name: str, preset: str | None, dropout: str, phase
     file, impl = results / f"{name}.csv", "torch" if dropout == "nr-random" else dropout
     found = [
         row
-        for row in (_read(file) if file.is_file() else [])
+        for row in default_isa(_read(file) if file.is_file() else [])
         if (row["preset"], row["impl"], row["phase"]) == (preset, impl, phase) and row[column]
     ]
     return _times(float(max(found, key=lambda row: row["date"])[column])) if found else ""

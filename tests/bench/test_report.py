@@ -1,10 +1,11 @@
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from strop.bench import report
 from strop.bench.machine import Provenance
+from strop.bench.peers import PeerRecord
 from strop.bench.records import Record, append_csv
 
 HERE = Provenance("2026-01-02T00:00:00Z", "abc", "Some CPU", 2, 2, "3.11.7", "2.13.0", "0.1.0", "native")
@@ -54,6 +55,46 @@ def test_takes_the_newest_of_each_machine(tmp_path: Path):
     assert "9.87x" not in text
     assert "1 thread, fp32" in text
     assert "4.56x" in text
+
+
+def test_instruction_sets_that_were_asked_for_have_tables_of_their_own(tmp_path: Path):
+    slower, newer = replace(OVERALL, speedup_vs_torch=1.25), "2026-06-01T00:00:00Z"
+    rows(tmp_path / "a.csv", replace(HERE, backend="native avx512"))
+    avx2 = replace(HERE, backend="native avx2", date=newer)
+    append_csv(tmp_path / "b.csv", avx2, 9, 500.0, [slower, replace(slower, preset="nmt-luong")])
+    other = replace(avx2, cpu="Old CPU", date=HERE.date)
+    append_csv(tmp_path / "b.csv", other, 9, 500.0, [replace(OVERALL, speedup_vs_torch=1.75)])
+    text = TEXT + TEXT.replace("layer", "layer-avx2")
+    assert report.run(options(tmp_path, text)) == 0
+    default, asked = (tmp_path / "README.md").read_text().split("layer-avx2")
+    assert "3.25x" in default
+    assert "1.75x" in default  # the best that the old CPU has
+    assert "1.25x" not in default
+    assert asked.count("1.25x") == 2
+    assert "3.25x" not in asked
+
+
+def test_peers_have_a_table(tmp_path: Path):
+    own = {"software": "jax 1.0", "first_seconds": 12.34, "best": "jax", "speedup_vs_best": 1.0}
+    jax = replace(OVERALL, bench="peers", preset="lstm-650", impl="jax")
+    peer = PeerRecord(**asdict(jax), **own)
+    ours = replace(peer, impl="rh-st", first_seconds=0.04, speedup_vs_best=4.5)
+    append_csv(tmp_path / "peers.csv", HERE, 9, 500.0, [ours, peer])
+    assert report.run(options(tmp_path, TEXT.replace("layer", "peers"))) == 0
+    assert (
+        "| lstm-650 | JAX `lax.scan` | 200.0 (199.0 to 201.0) | 12.3 | 1.00x | 80% |\n"
+        "| lstm-650 | strop RH+ST | 200.0 (199.0 to 201.0) | 0.0 | 4.50x | 80% |\n"
+    ) in (tmp_path / "README.md").read_text()
+
+
+def test_an_empty_table_waits_for_its_measurements(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    rows(tmp_path / "layer.csv")
+    empty = "<!-- table:peers -->\n<!-- /table -->\n"
+    assert report.run(options(tmp_path, TEXT + empty)) == 0
+    assert (tmp_path / "README.md").read_text().endswith(empty)
+    captured = capsys.readouterr()
+    assert "layer written" in captured.out
+    assert "no row of peers; run strop bench peers --csv" in captured.err
 
 
 def test_other_names_show_their_file(tmp_path: Path):

@@ -10,16 +10,21 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from strop.bench import runs
-from strop.bench.presets import IMPLS, LAYER_PRESETS, TRAIN_PRESETS
+from strop.bench import keep_plot, runs
+from strop.bench.presets import LAYER_PRESETS, PEER_PRESETS, TRAIN_PRESETS
 
 _TABLE = re.compile(r"(<!-- table:([\w-]+) -->\n)(.*?)(<!-- /table -->)", re.DOTALL)
 _NAMES = {
     "torch": "`torch.nn.LSTM`",
     "dense": "strop, nothing dropped",
     "nr-st": "strop NR+ST",
+    "eager": "eager loop",
+    "compile": "`torch.compile` of that loop",
+    "jax": "JAX `lax.scan`",
+    "rh-st": "strop RH+ST",
     "nr-rh-st": "strop NR+RH+ST",
 }
+_ISAS = ("portable", "avx2", "avx512")  # the last that a CPU has is its default
 
 Row = dict[str, str]
 
@@ -44,8 +49,9 @@ class Options:
     """The file for tables, with `<!-- table:NAME -->` and `<!-- /table -->` around each table."""
 
     results: Path = Path("benchmarks/results")
-    """Folder of the measurements: NAME `layer` and `train` show the newest of every machine and preset,
-    any other the rows of NAME.csv."""
+    """Folder of the measurements: NAME `layer`, `train` and `peers` show the newest of every machine and
+    preset (`layer-avx2` with that instruction set), any other the rows of NAME.csv. What `keep` measured is
+    drawn into keep.png."""
 
     check: bool = False
     """Change nothing, and fail if a table is not up to date."""
@@ -66,7 +72,13 @@ def run(options: Options) -> int:
 
     def replaced(match: re.Match[str]) -> str:
         start, name, old, end = match.groups()
-        new = render(name, options.results)
+        try:
+            new = render(name, options.results)
+        except LookupError as error:
+            if old:
+                raise
+            print(error.args[0], file=sys.stderr)  # an empty table waits for its measurements
+            return match[0]
         if new != old:
             stale.append(name)
         return start + new + end
@@ -82,7 +94,18 @@ def run(options: Options) -> int:
     if stale:
         options.file.write_text(made, encoding="utf-8")
     print(f"{options.file}: {', '.join(stale) + ' written' if stale else 'up to date'}")
+    if not options.check:
+        _draw(options.results)
     return 0
+
+
+def _draw(results: Path) -> None:
+    """Draws what `strop bench keep` measured last, of the machine that was measured last."""
+    rows = default_isa(_of_bench("keep", results))
+    if rows:
+        last = _machine(max(rows, key=lambda row: row["date"]))
+        keep_plot.draw(_newest([row for row in rows if _machine(row) == last]), results / "keep.png")
+        print(f"{results / 'keep.png'}: drawn")
 
 
 def render(name: str, results: Path) -> str:
@@ -91,15 +114,16 @@ def render(name: str, results: Path) -> str:
     Raises:
         LookupError: there are no measurements for it.
     """
-    if name in _RENDERERS:
-        rows = [
-            row for file in sorted(results.glob("*.csv")) for row in _read(file) if row.get("bench") == name
-        ]
+    bench, _, isa = name.partition("-")
+    if bench in _RENDERERS and isa in ("", *_ISAS):
+        rows = _of_bench(bench, results)
+        rows = [row for row in rows if row["backend"] == f"native {isa}"] if isa else default_isa(rows)
         if not rows:
+            forced = f"STROP_ISA={isa} " if isa else ""
             raise LookupError(
-                f"{results}: no row of {name}; run strop bench {name} --csv {results}/{name}.csv"
+                f"{results}: no row of {name}; run {forced}strop bench {bench} --csv {results}/{bench}.csv"
             )
-        return _RENDERERS[name](_newest(rows))
+        return _RENDERERS[bench](_newest(rows))
     file = results / f"{name}.csv"
     if not file.is_file():
         raise LookupError(f"{file}: no such file, and table:{name} is none of {', '.join(_RENDERERS)}")
@@ -112,6 +136,23 @@ def render(name: str, results: Path) -> str:
 def _read(file: Path) -> list[Row]:
     with file.open(newline="", encoding="utf-8") as stream:
         return list(csv.DictReader(stream))
+
+
+def _of_bench(name: str, results: Path) -> list[Row]:
+    return [row for file in sorted(results.glob("*.csv")) for row in _read(file) if row.get("bench") == name]
+
+
+def default_isa(rows: Sequence[Row]) -> list[Row]:
+    """Those of the best instruction set that was measured on each CPU: others were asked for (STROP_ISA)."""
+
+    def rank(row: Row) -> int:
+        isa = row["backend"].removeprefix("native ")
+        return _ISAS.index(isa) if isa in _ISAS else -1
+
+    best: dict[str, int] = {}
+    for row in rows:
+        best[row["cpu"]] = max(best.get(row["cpu"], -1), rank(row))
+    return [row for row in rows if rank(row) == best[row["cpu"]]]
 
 
 def _machine(row: Row) -> tuple[str, str, str]:
@@ -137,13 +178,12 @@ def _layer_cells(phases: dict[str, Row]) -> list[str]:
     over_dense = [
         _times(phases[name]["speedup_vs_dense"]) if name in phases else "" for name in ("fp", "bp", "wg")
     ]
-    fraction = overall["peak_fraction"]
     return [
         _milliseconds(overall),
         _times(overall["speedup_vs_torch"]),
         *over_dense,
         _times(overall["ideal"]),
-        f"{float(fraction):.0%}" if fraction else "",
+        _share(overall["peak_fraction"]),
     ]
 
 
@@ -161,7 +201,22 @@ def _train_cells(phases: dict[str, Row]) -> list[str]:
     return [_milliseconds(overall), tokens, _times(overall["speedup_vs_torch"])]
 
 
-_RENDERERS: dict[str, Callable[[Sequence[Row]], str]] = {"layer": _layer, "train": _train}
+def _peers(rows: Sequence[Row]) -> str:
+    header = ["layer", "", "forward + backward, ms", "first result, s", "over the best peer", "of peak"]
+    return _per_machine(rows, header, _peer_cells, list(PEER_PRESETS))
+
+
+def _peer_cells(phases: dict[str, Row]) -> list[str]:
+    overall = phases["overall"]
+    return [
+        _milliseconds(overall),
+        f"{float(overall['first_seconds']):.1f}",
+        _times(overall["speedup_vs_best"]),
+        _share(overall["peak_fraction"]),
+    ]
+
+
+_RENDERERS: dict[str, Callable[[Sequence[Row]], str]] = {"layer": _layer, "train": _train, "peers": _peers}
 
 
 def _per_machine(
@@ -177,7 +232,7 @@ def _per_machine(
         )
         lines = []
         for preset in presets:
-            for impl in IMPLS:
+            for impl in _NAMES:
                 phases = {r["phase"]: r for r in own if r["preset"] == preset and r["impl"] == impl}
                 if "overall" in phases:
                     lines.append([preset, _NAMES[impl], *cells(phases)])
@@ -198,6 +253,10 @@ def _milliseconds(row: Row) -> str:
 
 def _times(ratio: str) -> str:
     return f"{float(ratio):.2f}x" if ratio else ""
+
+
+def _share(fraction: str) -> str:
+    return f"{float(fraction):.0%}" if fraction else ""
 
 
 def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
