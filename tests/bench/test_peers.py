@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
 import oracle
 from strop.bench import contestants, peers
@@ -48,6 +49,15 @@ def test_contestants_compute_what_the_oracle_does(make, nr: float):
         of_oracle(problem, torch.float64),
     )
     assert one.seconds() > 0
+
+
+def test_what_is_timed_was_compiled_for_the_check():
+    counter = CompileCounter()
+    loop = compiled(TINY, counter)
+    loop.outcome(Problem.of(TINY))
+    for _ in range(3):
+        loop.seconds()
+    assert counter.frame_count == 1
 
 
 def test_a_problem_is_the_same_every_time():

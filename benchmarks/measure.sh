@@ -1,0 +1,31 @@
+#!/bin/sh
+# Takes all measurements of the README and of docs/, in about 12 minutes: on an idle machine, with strop[recipes,peers]
+# installed. Appends to benchmarks/results, then writes tables and pictures. `strop` is the one on the PATH.
+# What is left to hand, as it takes longer: strop bench sweep --csv benchmarks/results/sweep.csv
+set -eu
+cd "$(dirname "$0")/.."
+results=benchmarks/results
+
+layer() { strop bench layer --preset "$1" --seconds "$2" --csv $results/layer.csv; }
+
+layer zaremba-medium 30
+layer zaremba-large 45
+layer awd-lstm 60
+layer nmt-luong 25
+layer ner-bilstm 15
+strop bench train --preset zaremba-medium --seconds 35 --csv $results/train.csv
+strop bench train --preset zaremba-large --seconds 45 --csv $results/train.csv
+strop bench keep --preset zaremba-medium --seconds 8 --csv $results/keep.csv
+strop bench keep --preset zaremba-large --seconds 12 --csv $results/keep.csv
+strop bench peers --seconds 25 --csv $results/peers.csv
+
+# The code for CPUs without AVX-512, where there is AVX2; torch's side uses what the CPU has.
+if STROP_ISA=avx2 python -c 'from strop.ops import native; raise SystemExit(native.missing is not None)'; then
+  export STROP_ISA=avx2
+  layer zaremba-medium 20
+  layer zaremba-large 25
+  strop bench peers --peers eager --seconds 10 --csv $results/peers.csv
+  unset STROP_ISA
+fi
+
+for page in README.md docs/benchmarks.md; do strop report --file $page; done
