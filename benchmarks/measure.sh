@@ -8,16 +8,16 @@ results=benchmarks/results
 
 layer() { strop bench layer --preset "$1" --seconds "$2" --csv $results/layer.csv; }
 
-layer zaremba-medium 30
-layer zaremba-large 45
+layer zaremba-medium 20
+layer zaremba-large 35
 layer awd-lstm 60
-layer nmt-luong 25
+layer nmt-luong 20
 layer ner-bilstm 15
-strop bench train --preset zaremba-medium --seconds 35 --csv $results/train.csv
-strop bench train --preset zaremba-large --seconds 45 --csv $results/train.csv
-strop bench keep --preset zaremba-medium --seconds 8 --csv $results/keep.csv
+strop bench train --preset zaremba-medium --seconds 25 --csv $results/train.csv
+strop bench train --preset zaremba-large --seconds 35 --csv $results/train.csv
+strop bench keep --preset zaremba-medium --seconds 5 --csv $results/keep.csv
 strop bench keep --preset zaremba-large --seconds 12 --csv $results/keep.csv
-strop bench peers --seconds 25 --csv $results/peers.csv
+strop bench peers --seconds 20 --csv $results/peers.csv
 
 # The code for CPUs without AVX-512, where there is AVX2; torch's side uses what the CPU has.
 if STROP_ISA=avx2 python -c 'from strop.ops import native; raise SystemExit(native.missing is not None)'; then
