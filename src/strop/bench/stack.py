@@ -72,7 +72,7 @@ class DenseStack(nn.Module):
         for lstm in self.lstms:
             assert isinstance(lstm, strop.LSTM)
             weights = lstm.all_weights
-            whole = [None] * len(weights)
+            whole = (None,) * len(weights)
             x, _ = stack(CELLS["LSTM"], x, None, weights, whole, whole, bidirectional=lstm.bidirectional)
         return x
 
