@@ -37,11 +37,13 @@ def scanned_lstm(weights: Any, x: Any, input_mask: Any, recurrent_mask: Any) -> 
     return lax.scan(step, (zeros, zeros), (projected, recurrent_mask))[1]
 
 
-@jax.jit
-def _forward_backward(weights: Any, x: Any, grad: Any, masks: Any) -> Any:
+def _gradients(weights: Any, x: Any, grad: Any, masks: Any) -> Any:
     """y, and the gradients of the weights and of x."""
     y, pull = jax.vjp(lambda weights, x: scanned_lstm(weights, x, *masks), weights, x)
     return y, *pull(grad)
+
+
+_forward_backward: Any = jax.jit(_gradients)
 
 
 class Scan:
