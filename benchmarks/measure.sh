@@ -28,4 +28,4 @@ if STROP_ISA=avx2 python -c 'from strop.ops import native; raise SystemExit(nati
   unset STROP_ISA
 fi
 
-for page in README.md docs/benchmarks.md; do strop report --file $page; done
+for page in README.md docs/benchmarks.md docs/choosing-p.md; do strop report --file $page; done
