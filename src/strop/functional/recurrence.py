@@ -126,6 +126,12 @@ def _run(
     return found[: 3 if layer.cell.has_c else 2]
 
 
+def times_mask(x: Tensor, mask: Mask, layer: Layer) -> Tensor:
+    """A layer's input, packed or not, times the mask."""
+    multiplier = mask.multiplier(x.dtype)
+    return x * (multiplier if layer.batch_sizes is None else Rows(layer, x).spread(multiplier))
+
+
 def recurrence(
     cell: Cell,
     x: Tensor,
@@ -166,8 +172,7 @@ def recurrence(
         check_mask("recurrent_mask", recurrent_mask, steps, batch, hidden, x.device)
         layer = Layer(cell, reverse, batch_sizes)
         if input_mask is not None and input_mask.index is None:
-            multiplier = input_mask.multiplier(x.dtype)
-            x = x * (multiplier if batch_sizes is None else Rows(layer, x).spread(multiplier))
+            x = times_mask(x, input_mask, layer)
         multiplier = None
         if recurrent_mask is not None and recurrent_mask.index is None:
             multiplier = recurrent_mask.multiplier(x.dtype)

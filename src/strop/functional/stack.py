@@ -10,10 +10,10 @@ from torch import Tensor
 
 from strop.functional.autograd import autocast_dtype, transforming, without_autocast
 from strop.functional.projection import projected_lstm
-from strop.functional.recurrence import States, recurrence
+from strop.functional.recurrence import States, recurrence, times_mask
 from strop.ops import dispatch
 from strop.ops.cells import Cell
-from strop.ops.recurrence import Layer, Rows
+from strop.ops.recurrence import Layer
 from strop.pattern import Mask
 
 
@@ -82,10 +82,7 @@ def _by_cudnn(
     if torch.compiler.is_compiling() or dispatch.select(x) != "triton":
         return None
     if input_mask is not None:
-        multiplier = input_mask.multiplier(x.dtype)
-        x = x * (
-            multiplier if batch_sizes is None else Rows(Layer(cell, False, batch_sizes), x).spread(multiplier)
-        )
+        x = times_mask(x, input_mask, Layer(cell, batch_sizes=batch_sizes))
     flat = [tensor for each in weights for tensor in each]
     return _torch_stack(cell, x, states, flat, len(weights[0]), len(weights) == 2, batch_sizes)
 

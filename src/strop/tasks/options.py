@@ -1,12 +1,14 @@
 """The options that every training command shares, and how a run remembers those it was started with."""
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from strop.training import DESCRIPTION, RunFolderError, read_description
+
+Preset = TypeVar("Preset", bound=Any)  # a dataclass of settings
 
 # Where a run is and how it was asked for: no part of what it is, so not stored with it.
 _PLACE: dict[str, Any] = {"out": None, "resume": False, "config": None}
@@ -121,3 +123,9 @@ def _from_json(name: str, value: Any, hint: Any) -> Any:
         return value
     wanted = hint.__name__ if isinstance(hint, type) else hint
     raise TypeError(f"option {name}: {value!r}; it must be {str(wanted).replace('typing.', '')}")
+
+
+def with_given(preset: Preset, options: TrainOptions) -> Preset:
+    """`preset` with the options of its fields' names that were given (are not None) in place of its own."""
+    given = {field.name: getattr(options, field.name) for field in fields(preset)}
+    return replace(preset, **{name: value for name, value in given.items() if value is not None})

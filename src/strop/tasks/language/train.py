@@ -1,6 +1,6 @@
 """Training a language model: from Python by `train_language`, from the command line by `run`."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,7 +13,7 @@ from strop.tasks.language.awd import AwdModel
 from strop.tasks.language.model import LanguageModel
 from strop.tasks.language.presets import PRESETS, AwdPreset, Dropout, Preset, PresetName, preset_of
 from strop.tasks.language.task import VOCABULARY, LanguageTask, build_model
-from strop.tasks.options import TrainOptions
+from strop.tasks.options import TrainOptions, with_given
 from strop.training import LoopOptions, Progress, Result, RunFolderError, World, read_trained, train
 
 # Every preset's hyper-parameters are options of the same names.
@@ -98,14 +98,13 @@ class Options(TrainOptions):
     def resolved(self) -> Preset | AwdPreset:
         """The preset with what was given in its place. Raises ValueError, naming the option."""
         preset = PRESETS[self.preset]
-        given = {name: getattr(self, name) for name in _HYPER_PARAMETERS if getattr(self, name) is not None}
         own = [field.name for field in fields(preset)]
-        for name in given:
-            if name not in own:
+        for name in _HYPER_PARAMETERS:
+            if name not in own and getattr(self, name) is not None:
                 raise ValueError(
                     f"{name}: the preset {self.preset} has no such setting, but {', '.join(own)}"
                 )
-        return replace(preset, **given)
+        return with_given(preset, self)
 
 
 def train_language(

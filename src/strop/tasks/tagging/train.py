@@ -1,7 +1,7 @@
 """Training a tagger: from Python by `train_tagger`, from the command line by `run`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,13 +12,11 @@ from strop.data.schemes import Scheme
 from strop.data.vectors import read_vectors
 from strop.tasks import command
 from strop.tasks.command import Session
-from strop.tasks.options import TrainOptions
+from strop.tasks.options import TrainOptions, with_given
 from strop.tasks.tagging.predict import VOCABULARIES
 from strop.tasks.tagging.presets import PRESETS, Dropout, Preset, PresetName
 from strop.tasks.tagging.task import TaggingTask
 from strop.training import LoopOptions, Progress, Result, World, train
-
-_HYPER_PARAMETERS = tuple(field.name for field in fields(Preset))
 
 
 @dataclass(frozen=True)
@@ -88,8 +86,7 @@ class Options(TrainOptions):
 
     def resolved(self) -> Preset:
         """The preset with what was given in its place. Raises ValueError, naming the option."""
-        given = {name: getattr(self, name) for name in _HYPER_PARAMETERS}
-        return replace(PRESETS[self.preset], **{name: v for name, v in given.items() if v is not None})
+        return with_given(PRESETS[self.preset], self)
 
 
 def train_tagger(

@@ -1,6 +1,6 @@
 """Training a translation model: from Python by `train_translation`, from the command line by `run`."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,12 +11,10 @@ from strop.data.text import DataError
 from strop.tasks import command
 from strop.tasks.command import Session
 from strop.tasks.language.presets import Dropout
-from strop.tasks.options import TrainOptions
+from strop.tasks.options import TrainOptions, with_given
 from strop.tasks.translation.presets import DATA_SETS, PRESETS, Preset, PresetName
 from strop.tasks.translation.task import TranslationTask, bleu
 from strop.training import LoopOptions, Progress, Result, World, train
-
-_HYPER_PARAMETERS = tuple(field.name for field in fields(Preset))
 
 
 @dataclass(frozen=True)
@@ -91,8 +89,7 @@ class Options(TrainOptions):
 
     def resolved(self) -> Preset:
         """The preset with what was given in its place. Raises ValueError, naming the option."""
-        given = {name: getattr(self, name) for name in _HYPER_PARAMETERS}
-        return replace(PRESETS[self.preset], **{name: v for name, v in given.items() if v is not None})
+        return with_given(PRESETS[self.preset], self)
 
     def texts(self) -> tuple[list[Path], list[Path]]:
         """The source and target files. Raises DataError where none or too many are named."""

@@ -1,0 +1,221 @@
+"""What the recurrent layers share: torch's contract around a stack of layers with dropout."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from strop.functional.autograd import autocast_dtype
+from strop.functional.stack import dense_stack, stack
+from strop.nn.masks import (
+    Masks,
+    check_block,
+    pattern_template,
+    repr_of_drops,
+    repr_of_pattern,
+    with_probability,
+)
+from strop.ops.cells import CELLS
+from strop.pattern import Mask, Pattern, check_probability
+
+
+class Recurrent(nn.RNNBase):
+    """What LSTM, GRU and RNN share: torch's contract around a stack of layers."""
+
+    weight_ih_l0: nn.Parameter
+    _title: ClassVar[str]  # in torch's error messages
+
+    def __init__(
+        self,
+        mode: str,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        bias: bool,
+        batch_first: bool,
+        dropout: float,
+        bidirectional: bool,
+        proj_size: int,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+        input_dropout: float,
+        recurrent_dropout: float,
+        pattern: str | Pattern,
+        block: int,
+    ) -> None:
+        dropout = check_probability("dropout", dropout)
+        input_dropout = check_probability("input_dropout", input_dropout)
+        recurrent_dropout = check_probability("recurrent_dropout", recurrent_dropout)
+        template = pattern_template(pattern, block)
+        super().__init__(
+            mode,
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            proj_size,
+            device,
+            dtype,
+        )
+        name = "proj_size" if proj_size else "hidden_size"
+        check_block(template, input_dropout, "input_size", input_size)
+        check_block(template, recurrent_dropout, name, self._units)
+        if num_layers > 1:
+            check_block(
+                template, dropout, f"2 * {name}" if bidirectional else name, self._directions * self._units
+            )
+        self.input_dropout = input_dropout
+        self.recurrent_dropout = recurrent_dropout
+        self.pattern = template
+
+    @property
+    def _directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    @property
+    def _units(self) -> int:
+        """Of the hidden state."""
+        return self.proj_size or self.hidden_size
+
+    @property
+    def _input_units(self) -> tuple[int, ...]:
+        later = (self._directions * self._units,) * (self._directions * (self.num_layers - 1))
+        return (self.input_size,) * self._directions + later
+
+    def draw(self, steps: int, batch: int, *, generator: torch.Generator | None = None) -> Masks:
+        """Draw the masks of ``steps`` steps of ``batch`` rows, for ``forward(masks=)``.
+
+        Args:
+            steps: time steps; for packed sequences those of the longest.
+            batch: rows of the batch, or sequences that are packed; 1 for an input without batch.
+            generator: where randomness comes from, else torch's global one.
+
+        Raises:
+            TypeError, ValueError: a size is no int, or below 1.
+        """
+        device = self.weight_ih_l0.device
+
+        def mask(p: float, units: int) -> Mask | None:
+            pattern = with_probability(self.pattern, p)
+            return pattern.draw(steps, units, batch, generator=generator, device=device)
+
+        inputs: list[Mask | None] = []
+        for layer in range(self.num_layers):
+            p = self.dropout if layer else self.input_dropout
+            inputs += [mask(p, self._input_units[layer * self._directions])] * self._directions
+        return Masks(tuple(inputs), tuple(mask(self.recurrent_dropout, self._units) for _ in inputs))
+
+    def _run(self, input: Tensor | PackedSequence, hx: Any, masks: Masks | None) -> tuple[Any, Any]:
+        """``forward`` of all of them: hx and the hidden state that is returned are a tuple for an LSTM."""
+        if not torch.compiler.is_exporting():  # which would warn of an attribute that changes
+            self._update_flat_weights()
+        if isinstance(input, PackedSequence):
+            x, batch_sizes, order, back = input
+            batched = True
+        else:
+            x, batch_sizes, order, back = input, None, None, None
+            if x.dim() not in (2, 3):
+                what = "D tensor instead" if self._title == "RNN" else "D instead"
+                raise ValueError(f"{self._title}: Expected input to be 2D or 3D, got {x.dim()}{what}")
+            batched = x.dim() == 3
+            x = x if batched else x.unsqueeze(0 if self.batch_first else 1)
+        states = None if hx is None else hx if self.mode == "LSTM" else (hx,)
+        if self.mode == "LSTM" and hx is not None and (isinstance(hx, Tensor) or len(hx) != 2):
+            raise RuntimeError("lstm expects two hidden states")
+        if states is not None:
+            if batch_sizes is None:
+                _check_dims(states, batched)
+            states = states if batched else tuple(state.unsqueeze(1) for state in states)
+        self._check(x, states, batch_sizes)
+        if order is not None and states is not None:
+            states = tuple(state.index_select(1, order) for state in states)
+        if batch_sizes is None and self.batch_first:
+            x = x.transpose(0, 1)
+        if x.shape[0] == 0:
+            raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+
+        y, last = self._stack(x, states, masks, batch_sizes, order)
+        if back is not None:
+            last = tuple(state.index_select(1, back) for state in last)
+        if isinstance(input, PackedSequence):
+            return PackedSequence(y, batch_sizes, order, back), last if self.mode == "LSTM" else last[0]
+        y = y.transpose(0, 1) if self.batch_first else y
+        if not batched:
+            y, last = y.squeeze(0 if self.batch_first else 1), tuple(state.squeeze(1) for state in last)
+        return y, last if self.mode == "LSTM" else last[0]
+
+    def _stack(
+        self,
+        x: Tensor,
+        states: tuple[Tensor, ...] | None,
+        masks: Masks | None,
+        batch_sizes: Tensor | None,
+        order: Tensor | None,
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        steps, batch = x.shape[:2] if batch_sizes is None else (len(batch_sizes), int(batch_sizes[0]))
+        if masks is not None:
+            if not isinstance(masks, Masks):
+                raise TypeError(f"masks must be what draw() returns, got {type(masks).__name__}")
+            masks.check(steps, batch, self._input_units, self._units, x)
+        elif self.training and batch:  # an empty batch has nothing to drop
+            masks = self.draw(steps, batch)
+        cell, how = CELLS[self.mode], {"bidirectional": self.bidirectional, "batch_sizes": batch_sizes}
+        if masks is None or not any((*masks.input, *masks.recurrent)):
+            flat: Any = self._flat_weights
+            if torch.compiler.is_exporting():
+                flat = [getattr(self, name) for name in self._flat_weights_names]
+            return dense_stack(cell, x, states, flat, len(self._all_weights[0]), **how)
+        masks = masks.permuted(order)
+        weights = [[getattr(self, name) for name in names] for names in self._all_weights]
+        return stack(cell, x, states, weights, masks.input, masks.recurrent, **how)
+
+    def _check(self, x: Tensor, states: tuple[Tensor, ...] | None, batch_sizes: Tensor | None) -> None:
+        """Refuse what does not fit; torch's own errors where torch has one."""
+        weight = self.weight_ih_l0
+        if x.device != weight.device:
+            raise RuntimeError(
+                "Input and parameter tensors are not at the same device, "
+                f"found input tensor at {x.device} and parameter tensor at {weight.device}"
+            )
+        self.check_input(x, batch_sizes)
+        shape = self.get_expected_hidden_size(x, batch_sizes)
+        casts = autocast_dtype(x) is not None
+        for index, state in enumerate(states or ()):
+            expected = (*shape[:2], self.hidden_size) if index else shape
+            name = f"hidden[{index}]" if self.mode == "LSTM" else "hidden"
+            self.check_hidden_size(state, expected, f"Expected {name} size {{}}, got {{}}")
+            if state.device != x.device:
+                raise RuntimeError(
+                    "Input and hidden tensors are not at the same device, "
+                    f"found input tensor at {x.device} and hidden tensor at {state.device}"
+                )
+            if state.dtype != x.dtype and not casts:
+                raise RuntimeError(
+                    f"{name} must be {x.dtype} on {x.device} as the input is, "
+                    f"got {state.dtype} on {state.device}"
+                )
+
+    def extra_repr(self) -> str:
+        """torch's, and what is dropped."""
+        drops = repr_of_drops(self, "input_dropout", "recurrent_dropout")
+        return super().extra_repr() + (drops or (repr_of_pattern(self) if self.dropout else ""))
+
+
+def _check_dims(states: tuple[Tensor, ...], batched: bool) -> None:
+    wanted = 3 if batched else 2
+    dims = [state.dim() for state in states]
+    if all(each == wanted for each in dims):
+        return
+    what = "batched 3-D" if batched else "unbatched 2-D"
+    if len(states) == 2:
+        raise RuntimeError(
+            f"For {what} input, hx and cx should also be {wanted}-D "
+            f"but got ({dims[0]}-D, {dims[1]}-D) tensors"
+        )
+    raise RuntimeError(f"For {what} input, hx should also be {wanted}-D but got {dims[0]}-D tensor")
