@@ -26,6 +26,7 @@ constexpr int64_t kLine = 16;    // floats in a cache line
 // FP: units summed in registers before they join the sum in memory. 96 of them are 24 KB of a panel, which stay in
 // L1 for all rows of the batch; and a sum of partial sums rounds less than one long chain.
 constexpr int64_t kSumUnits = 96;
+constexpr int64_t kTilesAhead = 3;   // WG: how far ahead x is asked for
 constexpr int64_t kDotRows = 40;     // BP: rows of dy that stay in L1 and L2 while units pass over them
 
 // Calls f.template operator()<n>() for the n in 1..max that equals `value`.
@@ -99,22 +100,22 @@ void unpack(const float* panel, const PanelRows& rows, int64_t units, float* pla
   }
 }
 
-template <int rows, bool prefetch>
+// Asks for 64 floats, `level` as in __builtin_prefetch: 3 for L1, 1 for the outer caches.
+template <int level>
+STROP_INLINE void fetch_row(const float* row) {
+  for (int64_t l = 0; l < kPanel; l += kLine) __builtin_prefetch(row + l, 0, level);
+}
+
+// `fetch(i)` asks for what comes later, while kept unit i is at work.
+template <int rows, typename Fetch>
 STROP_INLINE void forward_tile(const float* x, int64_t x_stride, const int32_t* keep, int64_t kept,
-                               const float* panel, float* out, const float* ahead, int64_t turn, int64_t every) {
+                               const float* panel, float* out, const Fetch& fetch) {
   for (int column = 0; column < kVectors; column += kColumnTile) {
     Vec sum[rows][kColumnTile] = {};
     for (int64_t i = 0; i < kept; ++i) {
       const float* row = panel + keep[i] * kPanel + column * kWidth;
       const float* xi = x + i * x_stride;
-      if constexpr (prefetch) {
-        // Each tile of the batch fetches its share of the rows, whole rows at a time.
-        if (column == 0 && --turn < 0) {
-          turn = every - 1;
-          const float* next = ahead + keep[i] * kPanel;
-          for (int64_t l = 0; l < kPanel; l += kLine) __builtin_prefetch(next + l, 0, 1);
-        }
-      }
+      if (column == 0) fetch(i);
       Vec w[kColumnTile];
 #pragma GCC unroll 4
       for (int v = 0; v < kColumnTile; ++v) w[v] = load(row + v * kWidth);
@@ -140,17 +141,30 @@ void forward(const float* x, int64_t x_stride, const int32_t* keep, int64_t kept
   const int64_t tiles = (rows + kRowTile - 1) / kRowTile;
   for (int64_t i = 0; i < kept; i += kSumUnits) {
     const int64_t units = std::min(kSumUnits, kept - i);
-    int64_t turn = 0;
+    const float* next_x = x + (i + units) * x_stride;
+    const int64_t lines = (units * x_stride / kLine + tiles - 1) / tiles;  // of next_x for each tile
+    int64_t tile = 0;
     balanced_tiles(rows, kRowTile, [&](int64_t b, int64_t size) {
       const float* xi = x + i * x_stride + b;
       with_constant<kRowTile>(size, [&]<int n>() {
         if (ahead != nullptr) {
-          forward_tile<n, true>(xi, x_stride, keep + i, units, panel, out + b * kPanel, ahead, turn, tiles);
+          // Each tile of the batch fetches its share of the next panel's rows, whole rows at a time.
+          int64_t turn = tile;
+          forward_tile<n>(xi, x_stride, keep + i, units, panel, out + b * kPanel,
+                          [&](int64_t unit) __attribute__((always_inline)) {
+                            if (--turn >= 0) return;
+                            turn = tiles - 1;
+                            fetch_row<1>(ahead + keep[i + unit] * kPanel);
+                          });
         } else {
-          forward_tile<n, false>(xi, x_stride, keep + i, units, panel, out + b * kPanel, nullptr, 0, 1);
+          const float* share = next_x + tile * lines * kLine;
+          forward_tile<n>(xi, x_stride, keep + i, units, panel, out + b * kPanel,
+                          [&](int64_t unit) __attribute__((always_inline)) {
+                            if (unit < lines) __builtin_prefetch(share + unit * kLine, 0, 2);
+                          });
         }
       });
-      ++turn;
+      ++tile;
     });
   }
 }
@@ -163,9 +177,7 @@ STROP_INLINE void dot_tile(const float* dy, int64_t dy_panel, const float* slice
   for (int i = 0; i < units; ++i) row[i] = slice + keep[i] * panels * kPanel;
   Vec sum[rows][kDotUnits] = {};
   for (int64_t p = 0; p < panels; ++p) {
-    if (ahead != nullptr) {
-      for (int64_t l = 0; l < kPanel; l += kLine) __builtin_prefetch(ahead + p * kPanel + l, 0, 3);
-    }
+    if (ahead != nullptr) fetch_row<3>(ahead + p * kPanel);
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
       Vec wi[units];
@@ -218,9 +230,11 @@ void input_grad(const float* dy, int64_t dy_panel, int64_t rows, const float* sl
 template <int units>
 STROP_INLINE void grad_tile(const float* x, int64_t x_stride, const int32_t* keep, const float* dy, int64_t rows,
                       float* grad) {
+  const int64_t lines = units * x_stride / kLine;  // of x for each tile
   for (int column = 0; column < kVectors; column += kColumnTile) {
     Vec sum[units][kColumnTile] = {};
     for (int64_t b = 0; b < rows; ++b) {
+      if (column == 0 && b < lines) __builtin_prefetch(x + kTilesAhead * units * x_stride + b * kLine, 0, 3);
       Vec d[kColumnTile];
 #pragma GCC unroll 4
       for (int v = 0; v < kColumnTile; ++v) d[v] = load(dy + b * kPanel + (column + v) * kWidth);
