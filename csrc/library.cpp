@@ -114,60 +114,79 @@ struct Drops {
   const Optional& mask;
 };
 
+// `hidden`: the cell's units, which only an LSTM may project onto those of h0.
 Recurrence recurrence(int64_t cell, bool reverse, const Optional& batch_sizes, int64_t rows, int64_t inputs,
-                      const Tensor& h0, const Drops& drops, Operands& use, Arena& arena) {
-  const int64_t batch = size(h0, "h0", 0, 2), hidden = size(h0, "h0", 1, 2);
+                      int64_t hidden, const Tensor& h0, const Drops& drops, Operands& use, Arena& arena) {
+  const int64_t batch = size(h0, "h0", 0, 2), outputs = size(h0, "h0", 1, 2);
   STD_TORCH_CHECK(hidden < kLargest / 4, "hidden size must be below 2^29, not ", hidden);
+  STD_TORCH_CHECK(outputs == hidden || cell_of(cell) == Cell::lstm, "h0 must have ", hidden, " units for this cell, not ",
+                  outputs);
   const Steps steps = steps_of(batch_sizes, rows, batch, use, arena);
   const int64_t T = steps.steps;
-  return {cell_of(cell), reverse, steps, inputs, hidden,
+  return {cell_of(cell), reverse, steps, inputs, hidden, outputs,
           keep_lists(drops.input_index, drops.input_count, drops.input_scale, "input keep", T, inputs, use, arena),
-          keep_lists(drops.index, drops.count, drops.scale, "recurrent keep", T, hidden, use, arena),
-          element_mask(drops.mask, drops.index, T, batch, hidden, use)};
+          keep_lists(drops.index, drops.count, drops.scale, "recurrent keep", T, outputs, use, arena),
+          element_mask(drops.mask, drops.index, T, batch, outputs, use)};
+}
+
+// Hidden units of a layer that may project them by w_hr.
+int64_t hidden_of(const Optional& w_hr, const Tensor& h0) {
+  return w_hr.has_value() ? size(*w_hr, "w_hr", 1, 2) : size(h0, "h0", 1, 2);
+}
+
+bool is_projected(Cell cell, const Optional& w_hr) {
+  STD_TORCH_CHECK(cell == Cell::lstm || !w_hr.has_value(), "w_hr must be None for this cell");
+  return w_hr.has_value();
 }
 
 void recurrence_forward_op(int64_t cell, bool reverse, const Optional batch_sizes, const Tensor x, const Tensor h0,
                            const Optional c0, const Tensor w_ih, const Tensor w_hh, const Optional b_ih,
-                           const Optional b_hh, const Optional input_index, const Optional input_count,
-                           double input_scale, const Optional recurrent_index, const Optional recurrent_count,
-                           double recurrent_scale, const Optional recurrent_mask, Tensor y, Tensor gates,
-                           const Optional states) {
+                           const Optional b_hh, const Optional w_hr, const Optional input_index,
+                           const Optional input_count, double input_scale, const Optional recurrent_index,
+                           const Optional recurrent_count, double recurrent_scale, const Optional recurrent_mask, Tensor y,
+                           Tensor gates, const Optional states, const Optional unprojected) {
   Arena arena;
   Operands use;
-  const int64_t N = size(x, "x", 0, 2), I = size(x, "x", 1, 2);
+  const int64_t N = size(x, "x", 0, 2), I = size(x, "x", 1, 2), H = hidden_of(w_hr, h0);
   const Recurrence r = recurrence(
-      cell, reverse, batch_sizes, N, I, h0,
+      cell, reverse, batch_sizes, N, I, H, h0,
       {input_index, input_count, input_scale, recurrent_index, recurrent_count, recurrent_scale, recurrent_mask}, use, arena);
-  const int64_t B = r.size.batch, H = r.hidden, G = gates_of(r.cell);
+  const int64_t B = r.size.batch, P = r.outputs, G = gates_of(r.cell);
   const bool lstm = r.cell == Cell::lstm, gru = r.cell == Cell::gru;
-  recurrence_forward({r, use.input(x, "x", {N, I}), use.input(h0, "h0", {B, H}), use.input_if(lstm, c0, "c0", {B, H}),
-                      use.input(w_ih, "w_ih", {G * H, I}), use.input(w_hh, "w_hh", {G * H, H}),
-                      use.input(b_ih, "b_ih", {G * H}), use.input(b_hh, "b_hh", {G * H}), use.output(y, "y", {N, H}),
-                      use.output(gates, "gates", {N, r.panels().count * kPanel}),
-                      use.output_if(lstm || gru, states, "states", {N, H})});
+  const bool projected = is_projected(r.cell, w_hr);
+  recurrence_forward({r, use.input(x, "x", {N, I}), use.input(h0, "h0", {B, P}), use.input_if(lstm, c0, "c0", {B, H}),
+                      use.input(w_ih, "w_ih", {G * H, I}), use.input(w_hh, "w_hh", {G * H, P}),
+                      use.input(b_ih, "b_ih", {G * H}), use.input(b_hh, "b_hh", {G * H}), use.input(w_hr, "w_hr", {P, H}),
+                      use.output(y, "y", {N, P}), use.output(gates, "gates", {N, r.panels().count * kPanel}),
+                      use.output_if(lstm || gru, states, "states", {N, H}),
+                      use.output_if(projected, unprojected, "unprojected", {N, H})});
 }
 
 void recurrence_backward_op(int64_t cell, bool reverse, const Optional batch_sizes, const Optional dy, const Optional dh,
                             const Optional dc, const Tensor y, const Tensor h0, const Optional c0, const Tensor w_ih,
-                            const Tensor w_hh, const Tensor gates, const Optional states, const Optional input_index,
-                            const Optional input_count, double input_scale, const Optional recurrent_index,
-                            const Optional recurrent_count, double recurrent_scale, const Optional recurrent_mask,
-                            Tensor dgates, const Optional drecurrent, const Optional dx, Tensor dh0, const Optional dc0) {
+                            const Tensor w_hh, const Optional w_hr, const Tensor gates, const Optional states,
+                            const Optional input_index, const Optional input_count, double input_scale,
+                            const Optional recurrent_index, const Optional recurrent_count, double recurrent_scale,
+                            const Optional recurrent_mask, Tensor dgates, const Optional drecurrent,
+                            const Optional dprojected, const Optional dx, Tensor dh0, const Optional dc0) {
   Arena arena;
   Operands use;
-  const int64_t N = size(y, "y", 0, 2), I = size(w_ih, "w_ih", 1, 2);
+  const int64_t N = size(y, "y", 0, 2), I = size(w_ih, "w_ih", 1, 2), H = hidden_of(w_hr, h0);
   const Recurrence r = recurrence(
-      cell, reverse, batch_sizes, N, I, h0,
+      cell, reverse, batch_sizes, N, I, H, h0,
       {input_index, input_count, input_scale, recurrent_index, recurrent_count, recurrent_scale, recurrent_mask}, use, arena);
-  const int64_t B = r.size.batch, H = r.hidden, G = gates_of(r.cell), row = r.panels().count * kPanel;
+  const int64_t B = r.size.batch, P = r.outputs, G = gates_of(r.cell), row = r.panels().count * kPanel;
   const bool lstm = r.cell == Cell::lstm, gru = r.cell == Cell::gru;
+  const bool projected = is_projected(r.cell, w_hr);
   STD_TORCH_CHECK(lstm || !dc.has_value(), "dc must be None for this cell");
-  recurrence_backward({r, use.input(dy, "dy", {N, H}), use.input(dh, "dh", {B, H}), use.input(dc, "dc", {B, H}),
-                       use.input(y, "y", {N, H}), use.input(h0, "h0", {B, H}), use.input_if(lstm, c0, "c0", {B, H}),
-                       use.input(w_ih, "w_ih", {G * H, I}), use.input(w_hh, "w_hh", {G * H, H}),
-                       use.input(gates, "gates", {N, row}), use.input_if(lstm || gru, states, "states", {N, H}),
-                       use.output(dgates, "dgates", {N, row}), use.output_if(gru, drecurrent, "drecurrent", {N, row}),
-                       use.output(dx, "dx", {N, I}), use.output(dh0, "dh0", {B, H}),
+  recurrence_backward({r, use.input(dy, "dy", {N, P}), use.input(dh, "dh", {B, P}), use.input(dc, "dc", {B, H}),
+                       use.input(y, "y", {N, P}), use.input(h0, "h0", {B, P}), use.input_if(lstm, c0, "c0", {B, H}),
+                       use.input(w_ih, "w_ih", {G * H, I}), use.input(w_hh, "w_hh", {G * H, P}),
+                       use.input(w_hr, "w_hr", {P, H}), use.input(gates, "gates", {N, row}),
+                       use.input_if(lstm || gru, states, "states", {N, H}), use.output(dgates, "dgates", {N, row}),
+                       use.output_if(gru, drecurrent, "drecurrent", {N, row}),
+                       use.output_if(projected, dprojected, "dprojected", {N, P}),
+                       use.output(dx, "dx", {N, I}), use.output(dh0, "dh0", {B, P}),
                        use.output_if(lstm, dc0, "dc0", {B, H})});
 }
 
@@ -180,14 +199,15 @@ void recurrence_weight_grad_op(int64_t cell, bool reverse, const Optional batch_
   Arena arena;
   Operands use;
   const int64_t N = size(x, "x", 0, 2), I = size(x, "x", 1, 2);
+  const int64_t H = size(dw_ih, "dw_ih", 0, 2) / gates_of(cell_of(cell));
   const Recurrence r = recurrence(
-      cell, reverse, batch_sizes, N, I, h0,
+      cell, reverse, batch_sizes, N, I, H, h0,
       {input_index, input_count, input_scale, recurrent_index, recurrent_count, recurrent_scale, recurrent_mask}, use, arena);
-  const int64_t B = r.size.batch, H = r.hidden, G = gates_of(r.cell), row = r.panels().count * kPanel;
+  const int64_t B = r.size.batch, P = r.outputs, G = gates_of(r.cell), row = r.panels().count * kPanel;
   const bool gru = r.cell == Cell::gru;
-  recurrence_weight_grad({r, use.input(x, "x", {N, I}), use.input(y, "y", {N, H}), use.input(h0, "h0", {B, H}),
+  recurrence_weight_grad({r, use.input(x, "x", {N, I}), use.input(y, "y", {N, P}), use.input(h0, "h0", {B, P}),
                           use.input(dgates, "dgates", {N, row}), use.input_if(gru, drecurrent, "drecurrent", {N, row}),
-                          use.output(dw_ih, "dw_ih", {G * H, I}), use.output(dw_hh, "dw_hh", {G * H, H}),
+                          use.output(dw_ih, "dw_ih", {G * H, I}), use.output(dw_hh, "dw_hh", {G * H, P}),
                           use.output(db_ih, "db_ih", {G * H}), use.output_if(gru, db_hh, "db_hh", {G * H})});
 }
 
@@ -256,15 +276,16 @@ STABLE_TORCH_LIBRARY(strop, m) {
   // cell: 0 LSTM, 1 GRU, 2 RNN with tanh, 3 RNN with relu.
   m.def(
       "recurrence_forward(int cell, bool reverse, Tensor? batch_sizes, Tensor x, Tensor h0, Tensor? c0, Tensor w_ih, "
-      "Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? input_index, Tensor? input_count, float input_scale, "
+      "Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? w_hr, Tensor? input_index, Tensor? input_count, float input_scale, "
       "Tensor? recurrent_index, Tensor? recurrent_count, float recurrent_scale, Tensor? recurrent_mask, "
-      "Tensor(a!) y, Tensor(b!) gates, Tensor(c!)? states) -> ()");
+      "Tensor(a!) y, Tensor(b!) gates, Tensor(c!)? states, Tensor(d!)? unprojected) -> ()");
   m.def(
       "recurrence_backward(int cell, bool reverse, Tensor? batch_sizes, Tensor? dy, Tensor? dh, Tensor? dc, Tensor y, "
-      "Tensor h0, Tensor? c0, Tensor w_ih, Tensor w_hh, Tensor gates, Tensor? states, "
+      "Tensor h0, Tensor? c0, Tensor w_ih, Tensor w_hh, Tensor? w_hr, Tensor gates, Tensor? states, "
       "Tensor? input_index, Tensor? input_count, float input_scale, "
       "Tensor? recurrent_index, Tensor? recurrent_count, float recurrent_scale, Tensor? recurrent_mask, "
-      "Tensor(a!) dgates, Tensor(b!)? drecurrent, Tensor(c!)? dx, Tensor(d!) dh0, Tensor(e!)? dc0) -> ()");
+      "Tensor(a!) dgates, Tensor(b!)? drecurrent, Tensor(c!)? dprojected, Tensor(d!)? dx, Tensor(e!) dh0, "
+      "Tensor(f!)? dc0) -> ()");
   m.def(
       "recurrence_weight_grad(int cell, bool reverse, Tensor? batch_sizes, Tensor x, Tensor y, Tensor h0, "
       "Tensor dgates, Tensor? drecurrent, Tensor? input_index, Tensor? input_count, float input_scale, "

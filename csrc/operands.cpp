@@ -134,13 +134,13 @@ Keep keep_lists(const Optional& index, const Optional& count, double scale, cons
   return keep;
 }
 
-Mask element_mask(const Optional& mask, const Optional& index, int64_t steps, int64_t batch, int64_t hidden,
+Mask element_mask(const Optional& mask, const Optional& index, int64_t steps, int64_t batch, int64_t units,
                   Operands& use) {
   if (!mask.has_value()) return {};
   STD_TORCH_CHECK(!index.has_value(), "recurrent mask: give either index lists or an element mask, not both");
   const int64_t draws = size(*mask, "recurrent mask", 0, 3);
   STD_TORCH_CHECK(draws == 1 || draws == steps, "recurrent mask must have 1 or ", steps, " steps, not ", draws);
-  return {use.input(mask, "recurrent mask", {draws, batch, hidden}), draws == 1 ? 0 : batch * hidden};
+  return {use.input(mask, "recurrent mask", {draws, batch, units}), draws == 1 ? 0 : batch * units};
 }
 
 Steps steps_of(const Optional& batch_sizes, int64_t rows, int64_t batch, Operands& use, Arena& arena) {

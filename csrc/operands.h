@@ -61,7 +61,7 @@ Keep keep_lists(const Optional& index, const Optional& count, double scale, cons
                 int64_t units, Operands& use, Arena& arena);
 
 // A mask that multiplies every element; not beside index lists.
-Mask element_mask(const Optional& mask, const Optional& index, int64_t steps, int64_t batch, int64_t hidden,
+Mask element_mask(const Optional& mask, const Optional& index, int64_t steps, int64_t batch, int64_t units,
                   Operands& use);
 
 // `rows` rows of a sequence whose first step has `batch` of them: as many in every step, or `batch_sizes` (int64).

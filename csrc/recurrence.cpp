@@ -8,7 +8,7 @@ namespace strop {
 namespace {
 
 constexpr int64_t kBatchTile = 6;   // rows of the batch in one item of the forward step
-constexpr int64_t kGradUnits = 32;  // units in one item of the backward step, at most
+constexpr int64_t kDotItem = 32;    // units in one item of the backward step's product or of a projection, at most
 
 // The state of the step before: of the first `count` rows in `rows`, of the others, which begin here, in `begin`.
 struct Before {
@@ -25,32 +25,37 @@ struct Before {
   }
 };
 
-Before before(const Recurrence& a, int64_t turn, const float* states, const float* begin) {
+Before before(const Recurrence& a, int64_t turn, const float* states, int64_t units, const float* begin) {
   if (turn == 0) return {nullptr, 0, begin};
   const int64_t t = a.time(turn), earlier = a.time(turn - 1);
-  return {states + a.size.at(earlier) * a.hidden, std::min(a.size.rows(t), a.size.rows(earlier)), begin};
+  return {states + a.size.at(earlier) * units, std::min(a.size.rows(t), a.size.rows(earlier)), begin};
+}
+
+template <typename Args>
+Before before_of_product(const Args& a, int64_t turn) {
+  return before(a, turn, a.y, a.outputs, a.h0);
 }
 
 // What the cell calls `before`.
 template <typename Args>
 Before before_of_cell(const Args& a, int64_t turn) {
-  return a.cell == Cell::lstm ? before(a, turn, a.states, a.c0) : before(a, turn, a.y, a.h0);
+  return a.cell == Cell::lstm ? before(a, turn, a.states, a.hidden, a.c0) : before_of_product(a, turn);
 }
 
-// Writes units [unit, unit + units) of `state`, rows [first, last), to where the product of step t reads them.
+// Writes units [unit, unit + units) of the h `state`, rows [first, last), to where the product of step t reads them.
 void pack_units(const Recurrence& a, int64_t t, const float* state, int64_t unit, int64_t units, int64_t first,
                 int64_t last, float* packed) {
   if (first >= last) return;
   const int32_t* list = a.recurrent.row(t);
   const int32_t* end = list + a.recurrent.kept(t);
   const int64_t from = std::lower_bound(list, end, unit) - list, to = std::lower_bound(list + from, end, unit + units) - list;
-  pack_step(state, a.hidden, a.recurrent, t, from, to, a.mask.at(t), first, last, a.size.rows(t),
+  pack_step(state, a.outputs, a.recurrent, t, from, to, a.mask.at(t), first, last, a.size.rows(t),
             packed + from * a.size.rows(t));
 }
 
-// Units in one item of the backward step's product: a multiple of what its tiles hold.
-int64_t grad_units(int64_t kept, int64_t operations) {
-  return divide_up(grain(kept, kGradUnits, operations), kDotUnits) * kDotUnits;
+// Units in one item of a product by dot products, each of so many operations: a multiple of what its tiles hold.
+int64_t dot_units(int64_t units, int64_t operations) {
+  return divide_up(grain(units, kDotItem, operations), kDotUnits) * kDotUnits;
 }
 
 PanelsOfStep panels_of(const Recurrence& a, const float* dgates) {
@@ -100,15 +105,25 @@ void recurrence_forward(const RecurrenceForward& a, const float* packed_w_hh) {
 
   const float* weight = packed_w_hh;
   if (weight == nullptr) {
-    float* packed = arena.floats(panels.count * panel_size(hidden));
-    pack_weight({a.w_hh, hidden, panels}, 0, panels.count, 1, packed);
+    float* packed = arena.floats(panels.count * panel_size(a.outputs));
+    pack_weight({a.w_hh, a.outputs, panels}, 0, panels.count, 1, packed);
     weight = packed;
   }
 
   // What the product of this step reads, and what the next one will.
   float* packed_h[2] = {arena.floats(a.recurrent.width * a.size.batch), arena.floats(a.recurrent.width * a.size.batch)};
-  pack_units(a, a.time(0), a.h0, 0, hidden, 0, a.size.rows(a.time(0)), packed_h[0]);
+  pack_units(a, a.time(0), a.h0, 0, a.outputs, 0, a.size.rows(a.time(0)), packed_h[0]);
+  // For some units of the h of a turn, rows [first, last), and with the last of them of rows that begin in the next.
+  const auto hand_on = [&](int64_t turn, int64_t unit, int64_t units, int64_t first, int64_t last) {
+    if (turn + 1 == a.size.steps) return;
+    const int64_t t = a.time(turn), later = a.time(turn + 1), batch = a.size.rows(t), rows_later = a.size.rows(later);
+    float* packed = packed_h[(turn + 1) % 2];
+    pack_units(a, later, a.y + a.size.at(t) * a.outputs, unit, units, first, std::min(last, rows_later), packed);
+    if (last == batch) pack_units(a, later, a.h0, unit, units, batch, rows_later, packed);
+  };
 
+  float* const of_cell = a.w_hr == nullptr ? a.y : a.unprojected;
+  const int64_t projection = 2 * hidden * a.size.batch, projected = dot_units(a.outputs, projection);
   const int64_t spans = span.count();
   float* scratch = apart ? arena.floats(threads() * span.panels * a.size.batch * kPanel) : nullptr;
   for (int64_t turn = 0; turn < a.size.steps; ++turn) {
@@ -129,15 +144,15 @@ void recurrence_forward(const RecurrenceForward& a, const float* packed_w_hh) {
         for (int64_t p = panel; p < panels_end; ++p) {
           float* out = product + (p - panel) * rows * kPanel;
           if (apart) spread_bias(recurrent_bias + p * kPanel, rows, out);
-          const float* ahead = p + 1 < panels.count ? weight + (p + 1) * panel_size(hidden) : nullptr;
+          const float* ahead = p + 1 < panels.count ? weight + (p + 1) * panel_size(a.outputs) : nullptr;
           kernels().forward(packed_h[turn % 2] + first, batch, a.recurrent.row(t), a.recurrent.kept(t),
-                            weight + p * panel_size(hidden), last - first, out, ahead);
+                            weight + p * panel_size(a.outputs), last - first, out, ahead);
         }
         span.for_units(panel, [&](int64_t unit, int64_t units, int64_t group) {
           state.for_parts(first, last, [&](const float* earlier, int64_t from, int64_t to) {
             const int64_t start = from * hidden + unit;
             CellForward cell{to - from, units, {}, {}, earlier + start,
-                             a.states == nullptr ? nullptr : a.states + at + start, a.y + at + start, hidden};
+                             a.states == nullptr ? nullptr : a.states + at + start, of_cell + at + start, hidden};
             for (int64_t gate = 0; gate < gates; ++gate) {
               cell.gate[gate] = of_span + place(group + gate, batch) + from * kPanel;
               if (apart) cell.recurrent[gate] = product + place(group + gate, rows) + (from - first) * kPanel;
@@ -145,57 +160,85 @@ void recurrence_forward(const RecurrenceForward& a, const float* packed_w_hh) {
             kernels().cells[static_cast<int>(a.cell)].forward(cell);
           });
         });
-        if (turn + 1 < a.size.steps) {
-          const int64_t later = a.time(turn + 1), rows_later = a.size.rows(later), unit = item / tiles * span.units;
-          float* packed = packed_h[(turn + 1) % 2];
-          pack_units(a, later, a.y + at, unit, span.units, first, std::min(last, rows_later), packed);
-          if (last == batch) pack_units(a, later, a.h0, unit, span.units, batch, rows_later, packed);
-        }
+        if (a.w_hr == nullptr) hand_on(turn, item / tiles * span.units, span.units, first, last);
         item += last_tile - first_tile;
       }
+    });
+    if (a.w_hr == nullptr) continue;
+    float* y = a.y + a.size.at(t) * a.outputs;
+    parallel(a.outputs, projected, [&](int64_t, int64_t begin, int64_t end) {
+      for (int64_t b = 0; b < batch; ++b) std::fill_n(y + b * a.outputs + begin, end - begin, 0.0f);
+      kernels().plain_dot(of_cell + at, hidden, batch, a.w_hr + begin * hidden, hidden, end - begin, hidden, y + begin,
+                          a.outputs);
+      hand_on(turn, begin, end - begin, 0, batch);
     });
   }
 }
 
 void recurrence_backward(const RecurrenceBackward& a) {
   Arena arena;
-  const int64_t hidden = a.hidden, gates = gates_of(a.cell), state = a.size.batch * hidden;
+  const int64_t hidden = a.hidden, outputs = a.outputs, gates = gates_of(a.cell);
+  const int64_t state = a.size.batch * hidden, output = a.size.batch * outputs;
   const Panels panels = a.panels();
   const Span span(a.cell, hidden);
   const int64_t row = panels.count * kPanel;  // floats of all gates of a row
 
-  float* weight = arena.floats(panels.count * panel_size(hidden));
-  pack_weight({a.w_hh, hidden, panels}, 0, panels.count, kSlice, weight);
+  float* weight = arena.floats(panels.count * panel_size(outputs));
+  pack_weight({a.w_hh, outputs, panels}, 0, panels.count, kSlice, weight);
+  // As a single slice it is w_hr transposed, each row of it filled up to whole panels.
+  const Panels projection(1, outputs);
+  float* projecting = nullptr;
+  if (a.w_hr != nullptr) {
+    projecting = arena.floats(projection.count * panel_size(hidden));
+    pack_weight({a.w_hr, hidden, projection}, 0, projection.count, projection.count, projecting);
+  }
 
   // dh of the step at hand is dy plus what the later step sent back; the latter gathers in dh0. Rows that a packed
   // sequence has no longer, or not yet, keep theirs.
-  float* dh = arena.floats(state);
-  const int64_t chunk = grad_units(a.recurrent.width, 2 * row * a.size.batch);
+  float* of_cell = arena.floats(state);
+  const auto gather = [&](int64_t t, int64_t first, int64_t last, int64_t unit, int64_t units, float* dh) {
+    for (int64_t b = first; b < last; ++b) {
+      const int64_t start = b * outputs + unit;
+      const float* dy = a.dy == nullptr ? nullptr : a.dy + a.size.at(t) * outputs + start;
+      for (int64_t i = 0; i < units; ++i) {
+        dh[start + i] = a.dh0[start + i] + (dy == nullptr ? 0.0f : dy[i]);
+        a.dh0[start + i] = 0.0f;
+      }
+    }
+  };
+  const int64_t chunk = dot_units(a.recurrent.width, 2 * row * a.size.batch);
   float* sums = arena.floats(threads() * a.size.batch * chunk);
-  copy_or_zero(a.dh, state, a.dh0);
+  copy_or_zero(a.dh, output, a.dh0);
   if (a.dc0 != nullptr) copy_or_zero(a.dc, state, a.dc0);
 
   const int64_t spans = span.count();
   for (int64_t turn = a.size.steps - 1; turn >= 0; --turn) {
     const int64_t t = a.time(turn), batch = a.size.rows(t), at = a.size.at(t) * hidden;
     const Before earlier = before_of_cell(a, turn);
-    const int64_t operations = span.panels * kCellOperations * batch;
+    float* dh = a.w_hr == nullptr ? of_cell : a.dprojected + a.size.at(t) * outputs;
+    int64_t operations = span.panels * kCellOperations * batch;
+    if (a.w_hr != nullptr) {
+      parallel(batch, grain(batch, 4, outputs * kPackOperations), [&](int64_t, int64_t begin, int64_t end) {
+        gather(t, begin, end, 0, outputs, dh);
+      });
+      operations += 2 * span.units * outputs * batch;
+    }
     parallel(spans, grain(spans, 4, operations), [&](int64_t, int64_t begin, int64_t end) {
       for (int64_t panel = begin * span.panels; panel < std::min(panels.count, end * span.panels); panel += span.panels) {
         const int64_t of_span = a.size.at(t) * row + panel * batch * kPanel;
         span.for_units(panel, [&](int64_t unit, int64_t units, int64_t group) {
-          for (int64_t b = 0; b < batch; ++b) {
-            const int64_t start = b * hidden + unit;
-            const float* dy = a.dy == nullptr ? nullptr : a.dy + at + start;
-            for (int64_t i = 0; i < units; ++i) {
-              dh[start + i] = a.dh0[start + i] + (dy == nullptr ? 0.0f : dy[i]);
-              a.dh0[start + i] = 0.0f;
-            }
+          if (a.w_hr == nullptr) {
+            gather(t, 0, batch, unit, units, dh);
+          } else {
+            for (int64_t b = 0; b < batch; ++b) std::fill_n(of_cell + b * hidden + unit, units, 0.0f);
+            const int64_t row_of_unit = projection.count * kPanel;
+            kernels().plain_dot(dh, outputs, batch, projecting + unit * row_of_unit, row_of_unit, units, outputs,
+                                of_cell + unit, hidden);
           }
           earlier.for_parts(0, batch, [&](const float* states, int64_t from, int64_t to) {
             const int64_t start = from * hidden + unit;
             CellBackward cell{to - from, units, {}, states + start, a.states == nullptr ? nullptr : a.states + at + start,
-                              dh + start, (a.cell == Cell::lstm ? a.dc0 : a.dh0) + start, {}, {}, hidden};
+                              of_cell + start, (a.cell == Cell::lstm ? a.dc0 : a.dh0) + start, {}, {}, hidden};
             for (int64_t gate = 0; gate < gates; ++gate) {
               const int64_t where = of_span + place(group + gate, batch) + from * kPanel;
               cell.gate[gate] = a.gates + where;
@@ -218,12 +261,12 @@ void recurrence_backward(const RecurrenceBackward& a) {
       float* sum = sums + thread * a.size.batch * chunk;
       std::fill_n(sum, batch * kept, 0.0f);
       for (int64_t p = 0; p < panels.count; p += kSlice) {
-        kernels().input_grad(dgates + p * batch * kPanel, batch * kPanel, batch, weight + p * panel_size(hidden),
+        kernels().input_grad(dgates + p * batch * kPanel, batch * kPanel, batch, weight + p * panel_size(outputs),
                              std::min(kSlice, panels.count - p), list + begin, kept, sum, kept);
       }
       for (int64_t b = 0; b < batch; ++b) {
         for (int64_t i = 0; i < kept; ++i) {
-          const int64_t to = b * hidden + list[begin + i];
+          const int64_t to = b * outputs + list[begin + i];
           a.dh0[to] += sum[b * kept + i] * (mask == nullptr ? a.recurrent.scale : mask[to]);
         }
       }
@@ -247,12 +290,12 @@ void recurrence_weight_grad(const RecurrenceWeightGrad& a) {
   parallel(a.size.steps, grain(a.size.steps, 1, operations), [&](int64_t, int64_t begin, int64_t end) {
     for (int64_t turn = begin; turn < end; ++turn) {
       const int64_t t = a.time(turn);
-      before(a, turn, a.y, a.h0).for_parts(0, a.size.rows(t), [&](const float* h, int64_t first, int64_t last) {
-        pack_units(a, t, h, 0, a.hidden, first, last, packed + a.size.at(t) * width);
+      before_of_product(a, turn).for_parts(0, a.size.rows(t), [&](const float* h, int64_t first, int64_t last) {
+        pack_units(a, t, h, 0, a.outputs, first, last, packed + a.size.at(t) * width);
       });
     }
   });
-  weight_grad_all(panels, a.hidden, a.size, a.recurrent, packed, panels_of(a, a.recurrent_gradients()), a.dw_hh, a.db_hh);
+  weight_grad_all(panels, a.outputs, a.size, a.recurrent, packed, panels_of(a, a.recurrent_gradients()), a.dw_hh, a.db_hh);
 }
 
 }  // namespace strop

@@ -6,10 +6,10 @@
 
 namespace strop {
 
-// A multiplier of the hidden state on its way into the product: [1 or steps][batch][hidden].
+// A multiplier of the hidden state on its way into the product: [1 or steps][batch][outputs].
 struct Mask {
   const float* data = nullptr;
-  int64_t stride = 0;  // 0 or batch * hidden
+  int64_t stride = 0;  // 0 or batch * outputs
 
   const float* at(int64_t t) const { return data == nullptr ? nullptr : data + t * stride; }
 };
@@ -18,7 +18,8 @@ struct Recurrence {
   Cell cell;
   bool reverse;  // from the last step to the first
   Steps size;
-  int64_t inputs, hidden;
+  int64_t inputs, hidden;  // units of x, and of the cell
+  int64_t outputs;         // of y and h: `hidden`, or those of a projection
   Keep input, recurrent;  // of a mask in place of `recurrent` only the mask counts
   Mask mask;
 
@@ -28,15 +29,18 @@ struct Recurrence {
 
 // Gates of all rows are kept step by step, each as [panels][rows of the step][64].
 struct RecurrenceForward : Recurrence {
-  const float *x, *h0, *c0;                // [rows][inputs], [batch][hidden] twice; c0 of an LSTM only
+  const float *x, *h0, *c0;                // [rows][inputs], [batch][outputs], [batch][hidden] of an LSTM only
   const float *w_ih, *w_hh, *b_ih, *b_hh;  // plain, as in torch.nn.RNNBase
-  float *y, *gates, *states;               // out: [rows][hidden], gates, [rows][hidden] of LSTM and GRU
+  const float* w_hr;                       // [outputs][hidden], or null
+  float *y, *gates, *states;               // out: [rows][outputs], gates, [rows][hidden] of LSTM and GRU
+  float* unprojected;                      // out: [rows][hidden], what w_hr makes y of; null without it
 };
 
 struct RecurrenceBackward : Recurrence {
   const float *dy, *dh, *dc;  // any may be null
-  const float *y, *h0, *c0, *w_ih, *w_hh, *gates, *states;
+  const float *y, *h0, *c0, *w_ih, *w_hh, *w_hr, *gates, *states;
   float *dgates, *drecurrent;  // out; the second for a GRU only: as CellBackward's
+  float* dprojected;           // out: the whole gradient of each step's h, [rows][outputs]; null without w_hr
   float *dx, *dh0, *dc0;       // out; dx may be null
 
   const float* recurrent_gradients() const { return drecurrent == nullptr ? dgates : drecurrent; }

@@ -106,8 +106,8 @@ void many_rows(const RecurrenceEval& a, const Run& run) {
     const int64_t steps = std::min(most, a.steps - done), first = run.reverse ? a.steps - done - steps : done;
     const int64_t last = run.reverse ? 0 : steps - 1;
     float* y = run.y + first * state;
-    recurrence_forward({{a.cell, run.reverse, {steps, a.batch}, inputs, a.hidden, all_inputs, all_hidden, {}},
-                        run.x + first * a.batch * inputs, h0, c0, w_ih, w_hh, b_ih, b_hh, y, gates, states},
+    recurrence_forward({{a.cell, run.reverse, {steps, a.batch}, inputs, a.hidden, a.hidden, all_inputs, all_hidden, {}},
+                        run.x + first * a.batch * inputs, h0, c0, w_ih, w_hh, b_ih, b_hh, nullptr, y, gates, states, nullptr},
                        packed);
     std::copy_n(y + last * state, state, run.h);
     h0 = run.h;

@@ -38,6 +38,7 @@ class Call:
     cell: int = 0  # its number in CELLS
     reverse: bool = False  # or, for recurrence_eval, bidirectional
     packed: bool = False
+    projection: int = 0  # units of an LSTM's h, if it is projected
 
 
 def schema(op: str) -> torch.FunctionSchema:
@@ -135,6 +136,8 @@ def well_formed(call: Call) -> Arguments:
     else:
         cell = CELLS[call.cell]
         G, lstm, gru = cell.gates, cell is cells.LSTM, cell is cells.GRU
+        projected = bool(lstm and call.projection and call.op != "recurrence_eval")
+        P = call.projection if projected else H  # units of h
         arguments |= {"cell": call.cell, "reverse": call.reverse, "bidirectional": call.reverse}
         sizes = torch.randint(1, B + 1, (T,), generator=generator).sort(descending=True).values
         sizes[0] = B
@@ -143,24 +146,30 @@ def well_formed(call: Call) -> Arguments:
         counts = _counts(batch_sizes, R, B)
         arguments |= {f"input_{name}": arguments.pop(name) for name in ("index", "count", "scale")}
         element = {"element mask": T, "element mask for all steps": 1}.get(call.recurrent)
-        lists = keep_lists("none" if element else call.recurrent, T, H, generator)
+        lists = keep_lists("none" if element else call.recurrent, T, P, generator)
         arguments |= zip(("recurrent_index", "recurrent_count", "recurrent_scale"), lists, strict=True)
-        keep = None if element is None else torch.rand(element, B, H, generator=generator) < 0.5
+        keep = None if element is None else torch.rand(element, B, P, generator=generator) < 0.5
         arguments["recurrent_mask"] = None if keep is None else 2.0 * keep
-        arguments |= {"batch_sizes": batch_sizes, "x": normal(R, N), "y": normal(R, H)}
-        arguments |= {"h0": normal(B, H), "c0": normal(B, H) if lstm else None}
-        arguments |= {"w_ih": weight(G * H, N), "w_hh": weight(G * H, H)}
+        arguments |= {"batch_sizes": batch_sizes, "x": normal(R, N), "y": normal(R, P)}
+        arguments |= {"h0": normal(B, P), "c0": normal(B, H) if lstm else None}
+        arguments |= {"w_ih": weight(G * H, N), "w_hh": weight(G * H, P)}
+        arguments["w_hr"] = weight(P, H) if projected else None
         arguments |= {"b_ih": optional(G * H), "b_hh": optional(G * H)}
-        arguments |= {"dy": optional(R, H), "dh": optional(B, H), "dc": optional(B, H) if lstm else None}
+        arguments |= {"dy": optional(R, P), "dh": optional(B, P), "dc": optional(B, H) if lstm else None}
         arguments["gates"] = to_panels(normal(R, G * H).sigmoid(), H, counts)
         arguments["states"] = normal(R, H) if lstm or gru else None
         arguments["dgates"] = to_panels(normal(R, G * H), H, counts)
         arguments["drecurrent"] = to_panels(normal(R, G * H), H, counts) if gru else None
         row = panels(H, G) * PANEL
-        sizes = {"y": (R, H), "gates": (R, row), "states": (R, H) if lstm or gru else None}
+        sizes = {"y": (R, P), "gates": (R, row), "states": (R, H) if lstm or gru else None}
+        sizes |= (
+            {"unprojected": (R, H), "dprojected": (R, P)}
+            if projected
+            else {"unprojected": None, "dprojected": None}
+        )
         sizes |= {"dgates": (R, row), "drecurrent": (R, row) if gru else None, "dx": (R, N)}
-        sizes |= {"dh0": (B, H), "dc0": (B, H) if lstm else None}
-        sizes |= {"dw_ih": (G * H, N), "dw_hh": (G * H, H)}
+        sizes |= {"dh0": (B, P), "dc0": (B, H) if lstm else None}
+        sizes |= {"dw_ih": (G * H, N), "dw_hh": (G * H, P)}
         sizes |= {"db_ih": (G * H,), "db_hh": (G * H,) if gru else None}
     if call.op == "recurrence_eval":
         D = 2 if call.reverse else 1
@@ -175,6 +184,12 @@ def well_formed(call: Call) -> Arguments:
     shapes = {name: sizes[name] for name in results_of(call.op)}
     arguments |= {n: None if shape is None else torch.full(shape, nan) for n, shape in shapes.items()}
     return {a.name: arguments[a.name] for a in schema(call.op).arguments}
+
+
+def hidden_of(arguments: Arguments) -> int:
+    """The cell's units, of which h has others if they are projected."""
+    rows = arguments["dw_ih" if "dw_ih" in arguments else "w_ih"].shape[0]
+    return rows // CELLS[arguments["cell"]].gates
 
 
 def _cross_entropy(call: Call, generator: torch.Generator) -> Arguments:
@@ -248,9 +263,9 @@ def expected(op: str, arguments: Arguments) -> dict[str, Tensor]:
     if op == "recurrence_eval":
         return _expected_eval(cell, a)
     layer = Layer(cell, a["reverse"], a["batch_sizes"])
-    hidden = a["h0"].shape[1]
+    units, hidden = a["h0"].shape[1], hidden_of(arguments)
     inputs = a["w_ih" if op == "recurrence_backward" else "x"].shape[-1]
-    masks = _keep(a, "input_", inputs), _keep(a, "recurrent_", hidden), a["recurrent_mask"]
+    masks = _keep(a, "input_", inputs), _keep(a, "recurrent_", units), a["recurrent_mask"]
     counts = _counts(a["batch_sizes"], len(a["y"]), len(a["h0"]))
 
     def sequence(rows: Tensor | None) -> Tensor | None:
@@ -264,17 +279,22 @@ def expected(op: str, arguments: Arguments) -> dict[str, Tensor]:
 
     if op == "recurrence_forward":
         weights = (a["w_ih"], a["w_hh"], a["b_ih"], a["b_hh"])
-        y, *_, saved = recurrence.forward(layer, sequence(a["x"]), a["h0"], a["c0"], *weights, *masks)
-        found = dict(zip(("gates", "states"), saved, strict=False))
-        return found | {"y": y.reshape(len(a["x"]), hidden)}
+        head = (layer, sequence(a["x"]), a["h0"], a["c0"])
+        y, *_, saved = recurrence.forward(*head, *weights, *masks, a["w_hr"])
+        found = dict(zip(("gates", "states", "unprojected"), saved, strict=False))
+        return found | {"y": y.reshape(len(a["x"]), units)}
     if op == "recurrence_backward":
         saved = (gates("gates"),) if a["states"] is None else (gates("gates"), a["states"])
+        saved = (
+            saved if a["w_hr"] is None else (*saved, a["states"])
+        )  # the last is for the product of WG alone
         of_x = sequence(a["y"].new_zeros(len(a["y"]), inputs))
-        (of_input, of_hidden), dx, dh0, dc0 = recurrence.backward(
+        (of_input, of_hidden, *of_projection), dx, dh0, dc0 = recurrence.backward(
             *(layer, sequence(a["dy"]), a["dh"], a["dc"], of_x, sequence(a["y"]), a["h0"], a["c0"]),
-            *(a["w_ih"], a["w_hh"], saved, *masks, a["dx"] is not None),
+            *(a["w_ih"], a["w_hh"], saved, *masks, a["dx"] is not None, a["w_hr"]),
         )
         found = {"dgates": of_input, "dh0": dh0, "dx": None if dx is None else dx.reshape(-1, inputs)}
+        found |= {"dprojected": of_projection[0]} if of_projection else {}
         found |= {"dc0": dc0, "drecurrent": of_hidden if a["drecurrent"] is not None else None}
         return {name: value for name, value in found.items() if value is not None}
     dgates = gates("dgates"), gates("dgates" if a["drecurrent"] is None else "drecurrent")
@@ -327,7 +347,7 @@ def actual(op: str, arguments: Arguments) -> dict[str, Tensor]:
     """The results that a call has written, laid out as ``expected`` gives them."""
     results = {name: arguments[name] for name in results_of(op) if arguments[name] is not None}
     for name in {"gates", "dgates", "drecurrent"} & results.keys():
-        gates, hidden = CELLS[arguments["cell"]].gates, arguments["h0"].shape[1]
+        gates, hidden = CELLS[arguments["cell"]].gates, hidden_of(arguments)
         counts = _counts(arguments["batch_sizes"], len(results[name]), len(arguments["h0"]))
         results[name] = from_panels(results[name], hidden, gates, counts)
     if op == "linear_cross_entropy" and "exponentials" in results:

@@ -60,6 +60,11 @@ def test_every_module(kind, arguments):
     check(lambda x: module(x)[0].pow(2).sum(), [*module.parameters()], x)
 
 
+def test_projections():
+    module, x = strop.LSTM(6, 8, 2, **DROPS, proj_size=5, bidirectional=True), torch.randn(4, 3, 6)
+    check(lambda x: module(x)[0].pow(2).sum(), [*module.parameters()], x)
+
+
 @pytest.mark.parametrize("kind", [strop.LSTMCell, strop.GRUCell, strop.RNNCell])
 def test_cells_in_a_loop(kind):
     cell = kind(6, 8, input_dropout=0.5, recurrent_dropout=0.5)
@@ -114,8 +119,8 @@ def test_autocast(low, p):
     torch.testing.assert_close(actual, expected, rtol=0.05, atol=0.05)
 
 
-def samples(op: str, cell: str, dtype: torch.dtype) -> tuple[Any, ...]:
-    """Arguments of an operator, with gradients wanted of all that can have one."""
+def samples(op: str, cell: str, dtype: torch.dtype, units: int) -> tuple[Any, ...]:
+    """Arguments of an operator, with gradients wanted of all that can have one; h has so many units."""
     gates = {"LSTM": 4, "GRU": 3}.get(cell, 1)
 
     def leaf(*size: int) -> Tensor:
@@ -125,14 +130,21 @@ def samples(op: str, cell: str, dtype: torch.dtype) -> tuple[Any, ...]:
     if op == "linear_forward":
         return leaf(3, 2, 4), leaf(5, 4), leaf(5), *keep
     c0 = leaf(2, 5) if cell == "LSTM" else None
-    weights = (leaf(gates * 5, 4), leaf(gates * 5, 5), leaf(gates * 5), leaf(gates * 5))
-    return cell, True, None, leaf(3, 2, 4), leaf(2, 5), c0, *weights, *keep, *keep, None
+    weights = (leaf(gates * 5, 4), leaf(gates * 5, units), leaf(gates * 5), leaf(gates * 5))
+    w_hr = None if units == 5 else leaf(units, 5)
+    return cell, True, None, leaf(3, 2, 4), leaf(2, units), c0, *weights, w_hr, *keep, *keep, None
 
 
-@pytest.mark.parametrize("op", ["recurrence_forward", "linear_forward"])
-@pytest.mark.parametrize("cell", ["LSTM", "GRU", "RNN_RELU"])
-def test_operators_keep_torchs_rules(backend, op, cell):
-    torch.library.opcheck(getattr(compiled, op), samples(op, cell, backend.dtype))
+@pytest.mark.parametrize(
+    ("op", "cell", "units"),
+    [
+        ("linear_forward", "", 0),
+        *(("recurrence_forward", cell, 5) for cell in ("LSTM", "GRU", "RNN_RELU")),
+        ("recurrence_forward", "LSTM", 3),
+    ],
+)
+def test_operators_keep_torchs_rules(backend, op, cell, units):
+    torch.library.opcheck(getattr(compiled, op), samples(op, cell, backend.dtype, units))
 
 
 @TORCHS_OWN

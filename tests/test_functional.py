@@ -15,19 +15,23 @@ from strop.ops import dispatch
 from strop.pattern import CASES, Mask, Pattern
 
 NAMES = ("x", "h0", "c0", "weight_ih", "weight_hh", "bias_ih", "bias_hh")
+PROJECTED = (*NAMES, "weight_hr")
 
 
-def operands(steps=3, batch=2, features=4, hidden=3, dtype=torch.float64) -> dict[str, Tensor]:
+def operands(steps=3, batch=2, features=4, hidden=3, dtype=torch.float64, projection=0) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(1)
+    units = projection or hidden
     shapes = {
         "x": (steps, batch, features),
-        "h0": (batch, hidden),
+        "h0": (batch, units),
         "c0": (batch, hidden),
         "weight_ih": (4 * hidden, features),
-        "weight_hh": (4 * hidden, hidden),
+        "weight_hh": (4 * hidden, units),
         "bias_ih": (4 * hidden,),
         "bias_hh": (4 * hidden,),
     }
+    if projection:
+        shapes["weight_hr"] = (projection, hidden)
     values = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
     values["weight_ih"] /= features**0.5
     values["weight_hh"] /= hidden**0.5
@@ -45,12 +49,13 @@ def masks(name: str, values: dict[str, Tensor], exact: bool | None = None) -> di
 
 def run(values: dict[str, Tensor | None], **drawn: Mask | None) -> tuple[Tensor, Tensor, Tensor]:
     rest = [values[name] for name in NAMES[3:]]
-    y, (h, c) = functional.lstm(values["x"], (values["h0"], values["c0"]), *rest, **drawn)
+    hx, weight_hr = (values["h0"], values["c0"]), values.get("weight_hr")
+    y, (h, c) = functional.lstm(values["x"], hx, *rest, weight_hr=weight_hr, **drawn)
     return y, h, c
 
 
 def run_oracle(values, input_mask=None, recurrent_mask=None) -> tuple[Tensor, Tensor, Tensor]:
-    layer = tuple(values[name] for name in NAMES[3:])
+    layer = tuple(values.get(name) for name in PROJECTED[3:])
     hx = (values["h0"].unsqueeze(0), values["c0"].unsqueeze(0))
     y, h, c = oracle.lstm(values["x"], hx, [layer], [input_mask], [recurrent_mask])
     return y, h[0], c[0]
@@ -78,14 +83,15 @@ def leaves(values: dict[str, Tensor], dtype: torch.dtype, names=NAMES) -> dict[s
     return {n: v.to(dtype).detach().clone().requires_grad_(n in names) for n, v in values.items()}
 
 
+@pytest.mark.parametrize("projection", [0, 2])
 @pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize("name", CASES)
-def test_gradcheck(name, exact):
-    values = operands()
+def test_gradcheck(name, exact, projection):
+    values = operands(projection=projection)
     drawn = masks(name, values, exact)
 
     def layer(*tensors: Tensor):
-        return run(dict(zip(NAMES, tensors, strict=True)), **drawn)
+        return run(dict(zip(values, tensors, strict=True)), **drawn)
 
     assert torch.autograd.gradcheck(layer, tuple(v.requires_grad_() for v in values.values()))
 
@@ -100,9 +106,10 @@ def test_gradcheck_linear(name, exact):
 
 
 @pytest.mark.usefixtures("poison")
+@pytest.mark.parametrize("projection", [0, 5])
 @pytest.mark.parametrize("name", CASES)
-def test_lstm_equals_the_oracle_on_operands_that_are_not_contiguous(backend, name):
-    plain = operands(5, 3, 7, 17)
+def test_lstm_equals_the_oracle_on_operands_that_are_not_contiguous(backend, name, projection):
+    plain = operands(5, 3, 7, 17, projection=projection)
     drawn = masks(name, plain)
 
     def compute(dtype, of=run_oracle, spread=lambda v: v):
@@ -110,7 +117,9 @@ def test_lstm_equals_the_oracle_on_operands_that_are_not_contiguous(backend, nam
         for value in values.values():
             value.requires_grad_()
         outputs = of(values, **drawn)
-        return dict(zip("yhc", map(Tensor.detach, outputs), strict=True)) | gradients(outputs, values, NAMES)
+        return dict(zip("yhc", map(Tensor.detach, outputs), strict=True)) | gradients(
+            outputs, values, [*plain]
+        )
 
     def spread(value: Tensor) -> Tensor:
         """The same values, every second element in memory, last axis first."""
@@ -146,13 +155,16 @@ def test_linear_equals_the_oracle(backend, name, shape):
 
 
 @pytest.mark.parametrize(
-    "names", [names for size in (1, 2, 6) for names in combinations(NAMES, size)], ids="-".join
+    ("projection", "names"),
+    [(0, names) for size in (1, 2, 6) for names in combinations(NAMES, size)]
+    + [(2, names) for size in (1, 7) for names in combinations(PROJECTED, size)],
+    ids=str,
 )
-def test_any_subset_of_gradients(names):
-    plain = operands()
+def test_any_subset_of_gradients(projection, names):
+    plain = operands(projection=projection)
     drawn = masks("structured", plain)
-    everything = leaves(plain, torch.float64)
-    expected = gradients(run(everything, **drawn), everything, NAMES)
+    everything = leaves(plain, torch.float64, PROJECTED)
+    expected = gradients(run(everything, **drawn), everything, names)
     values = leaves(plain, torch.float64, names)
     actual = gradients(run(values, **drawn), values, names)
     assert all(torch.equal(actual[name], expected[name]) for name in names)
@@ -185,22 +197,25 @@ def test_work_that_no_gradient_needs_is_skipped(backend, monkeypatch):
     assert called == ["weight_grad"]
 
 
+@pytest.mark.parametrize("projection", [0, 2])
 @pytest.mark.parametrize("output", range(3))
-def test_one_output_alone(output):
-    plain = operands()
+def test_one_output_alone(output, projection):
+    plain = operands(projection=projection)
     drawn = masks("structured", plain)
-    actual, expected = leaves(plain, torch.float64), leaves(plain, torch.float64)
+    actual, expected = (leaves(plain, torch.float64, PROJECTED) for _ in range(2))
     run(actual, **drawn)[output].pow(2).sum().backward()
     run_oracle(expected, **drawn)[output].pow(2).sum().backward()
-    for name in NAMES:
+    for name in plain:
         assert actual[name].grad is not None
         reference = expected[name].grad
         torch.testing.assert_close(actual[name].grad, reference, rtol=1e-10, atol=1e-10)
 
 
-def test_only_what_backward_needs_is_saved():
+@pytest.mark.parametrize("projection", [0, 6])
+def test_only_what_backward_needs_is_saved(projection):
     steps, batch, features, hidden = 7, 5, 11, 13
-    values = leaves(operands(steps, batch, features, hidden), torch.float64)
+    values = operands(steps, batch, features, hidden, projection=projection)
+    values = leaves(values, torch.float64, PROJECTED)
     saved: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -210,15 +225,18 @@ def test_only_what_backward_needs_is_saved():
     drawn = masks("structured", values)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         run(values, **drawn)
-    rows = steps * batch
-    weights = 4 * hidden * (features + hidden)
-    # x; y, the gates and the cell states; both weights; h0 and c0. No mask, no dropped copy.
-    assert sum(saved.values()) == rows * features + rows * 6 * hidden + weights + 2 * batch * hidden
+    rows, units = steps * batch, projection or hidden
+    weights = 4 * hidden * (features + units)
+    # x, y, the gates and the cell states; both weights; h0 and c0. No mask, no dropped copy.
+    expected = rows * (features + units + 5 * hidden) + weights + batch * (units + hidden)
+    # What is projected, and by what.
+    expected += (rows + units) * hidden if projection else 0
+    assert sum(saved.values()) == expected
 
 
-@pytest.mark.parametrize("which", ["lstm", "linear"])
-def test_second_derivatives_are_refused(which):
-    values = leaves(operands(), torch.float64)
+@pytest.mark.parametrize(("which", "projection"), [("lstm", 0), ("lstm", 2), ("linear", 0)])
+def test_second_derivatives_are_refused(which, projection):
+    values = leaves(operands(projection=projection), torch.float64, PROJECTED)
     drawn = masks("structured", values)
     if which == "lstm":
         output = run(values, **drawn)[0]
@@ -310,6 +328,27 @@ BAD = {
     ),
     "bias_ih": ({"bias_ih": torch.zeros(3)}, ValueError, r"bias_ih must have shape \[12\], got \[3\]"),
     "bias_hh": ({"bias_hh": torch.zeros(12).double()}, ValueError, "bias_hh must be torch.float32"),
+    "weight_hr": ({"weight_hr": torch.zeros(2, 3)}, ValueError, r"weight_hr must have shape \[3, 3\], got"),
+    "weight_hr rank": (
+        {"weight_hr": torch.zeros(3)},
+        ValueError,
+        r"weight_hr must be \[projection, hidden\]",
+    ),
+    "weight_hr empty": (
+        {"weight_hr": torch.zeros(0, 3)},
+        ValueError,
+        r"weight_hr must be \[projection, hidden\]",
+    ),
+    "weight_hr dtype": (
+        {"weight_hr": torch.zeros(3, 3).double()},
+        ValueError,
+        "weight_hr must be torch.float32",
+    ),
+    "weight_hh of a projection": (
+        {"weight_hr": torch.zeros(3, 4)},
+        ValueError,
+        r"weight_hh must be \[4 \* hidden, projection\]",
+    ),
 }
 
 

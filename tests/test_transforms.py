@@ -17,10 +17,10 @@ DROPS = {"dropout": 0.5, "input_dropout": 0.4, "recurrent_dropout": 0.6}
 class Model(nn.Module):
     """A layer, and a projection with its cross entropy; the masks are given."""
 
-    def __init__(self, mode: str, name: str, dtype: torch.dtype) -> None:
+    def __init__(self, mode: str, name: str, dtype: torch.dtype, **options: int) -> None:
         super().__init__()
-        self.layer = make(mode, 6, 8, 2, bidirectional=True, pattern=name, dtype=dtype, **DROPS)
-        self.head = strop.Linear(16, 5, dropout=0.5, pattern=name, dtype=dtype)
+        self.layer = make(mode, 6, 8, 2, bidirectional=True, pattern=name, dtype=dtype, **DROPS, **options)
+        self.head = strop.Linear(2 * options.get("proj_size", 8), 5, dropout=0.5, pattern=name, dtype=dtype)
         self.masks, self.mask = self.layer.draw(4, 3), self.head.draw(4, 3)
 
     def forward(self, x, target):
@@ -30,9 +30,11 @@ class Model(nn.Module):
 
 
 @pytest.mark.parametrize("name", ["structured", "random"])
-@pytest.mark.parametrize("mode", recurrent.MODES)
-def test_grad_and_vmap_are_autograds(backend, mode, name):
-    model = Model(mode, name, backend.dtype)
+@pytest.mark.parametrize(
+    ("mode", "options"), [*((mode, {}) for mode in recurrent.MODES), ("LSTM", {"proj_size": 3})], ids=str
+)
+def test_grad_and_vmap_are_autograds(backend, mode, options, name):
+    model = Model(mode, name, backend.dtype, **options)
     parameters = dict(model.named_parameters())
     x, target = torch.randn(2, 4, 3, 6, dtype=backend.dtype), torch.randint(5, (2, 4, 3))
 

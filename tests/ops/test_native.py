@@ -26,6 +26,11 @@ CROSS_ENTROPY_OPS = ("linear_cross_entropy", "linear_cross_entropy_grad")
 CALLS = [
     *(Call(op, 7, 21, 67, 131, "half", "half", cell=cell) for op in RECURRENCE_OPS for cell in range(4)),
     *(Call(op, 7, 21, 67, 131, "half", "half", cell=1, reverse=True, packed=True) for op in RECURRENCE_OPS),
+    *(
+        Call(op, 7, 21, 67, 131, "half", "half", projection=67, packed=packed)
+        for op in RECURRENCE_OPS
+        for packed in (False, True)
+    ),
     *(Call(op, 4, 5, 1537, 17, "ragged", "ragged") for op in RECURRENCE_OPS),
     *(Call(op, 3, 13, 33, 200, "none", "element mask") for op in RECURRENCE_OPS),
     *(Call(op, 1, 2, 9, 3, "one", "one") for op in RECURRENCE_OPS),
@@ -56,7 +61,9 @@ def results(call: Call, threads: int) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(
-    "call", CALLS, ids=lambda c: f"{c.op}-{c.cell}-{c.steps}x{c.batch}x{c.inputs}x{c.units}-{c.lists}"
+    "call",
+    CALLS,
+    ids=lambda c: f"{c.op}-{c.cell}-{c.steps}x{c.batch}x{c.inputs}x{c.units}-{c.projection}-{c.lists}",
 )
 def test_results_do_not_depend_on_the_number_of_threads(call):
     one = results(call, 1)

@@ -250,6 +250,7 @@ def calls(draw: st.DrawFn, op: str) -> Call:
         cell=draw(st.integers(0, 3)),
         reverse=draw(st.booleans()),
         packed=draw(st.booleans()),
+        projection=draw(st.sampled_from((0, 0, 1, 5, 16, 63, 65, 130))),
     )
 
 

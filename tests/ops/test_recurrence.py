@@ -29,6 +29,7 @@ SHAPES = [
 DIRECTIONS = {"NR": (True, False), "RH": (False, True), "NR+RH": (True, True)}
 SPECS = [f"{name} {kind}" for name in CASES for kind in ("exact", "bernoulli")] + ["none", "all"]
 UPSTREAM = ("dy", "dh", "dc")
+WEIGHTS = ("w_ih", "w_hh", "b_ih", "b_hh", "w_hr")
 
 
 def hand_made(kind: str, steps: int, batch: int, units: int) -> Mask:
@@ -65,6 +66,12 @@ class Case:
     packed: bool = False
     bias: bool = True
     given: tuple[str, ...] = UPSTREAM
+    projection: int = 0
+
+    @property
+    def units(self) -> int:
+        """Of h."""
+        return self.projection or self.shape[3]
 
     @property
     def lengths(self) -> list[int] | None:
@@ -95,33 +102,36 @@ class Case:
         gates = CELLS[self.cell].gates * hidden
         sizes = {
             "x": (steps, batch, features),
-            "h0": (batch, hidden),
+            "h0": (batch, self.units),
             "c0": (batch, hidden),
             "w_ih": (gates, features),
-            "w_hh": (gates, hidden),
+            "w_hh": (gates, self.units),
             "b_ih": (gates,),
             "b_hh": (gates,),
-            "dy": (steps, batch, hidden),
-            "dh": (batch, hidden),
+            "w_hr": (self.units, hidden),
+            "dy": (steps, batch, self.units),
+            "dh": (batch, self.units),
             "dc": (batch, hidden),
         }
         values = {name: torch.randn(size, generator=generator) for name, size in sizes.items()}
         values["w_ih"] /= features**0.5
-        values["w_hh"] /= hidden**0.5
+        values["w_hh"] /= self.units**0.5
+        values["w_hr"] /= hidden**0.5
         absent = {name for name in UPSTREAM if name not in self.given}
         absent |= set() if CELLS[self.cell].has_c else {"c0", "dc"}
         absent |= set() if self.bias else {"b_ih", "b_hh"}
+        absent |= set() if self.projection else {"w_hr"}
         return {name: value.to(dtype) for name, value in values.items() if name not in absent}
 
 
 def by_autograd(case: Case, dtype, input_mask, recurrent_mask) -> dict[str, Tensor]:
     """Outputs, final states and all gradients of the oracle."""
     v = case.operands(dtype)
-    names = [name for name in ("x", "h0", "c0", "w_ih", "w_hh", "b_ih", "b_hh") if name in v]
+    names = [name for name in ("x", "h0", "c0", *WEIGHTS) if name in v]
     for name in names:
         v[name].requires_grad_()
     hx = [v[name] for name in ("h0", "c0") if name in v]
-    weights = [v.get(name) for name in ("w_ih", "w_hh", "b_ih", "b_hh")]
+    weights = [v.get(name) for name in WEIGHTS]
     found = oracle.layer(
         case.cell, v["x"], hx, weights, input_mask, recurrent_mask, reverse=case.reverse, lengths=case.lengths
     )
@@ -150,15 +160,18 @@ def by_ops(ops, case: Case, dtype, input_mask, recurrent_mask) -> dict[str, Tens
         multiplier = recurrent_mask.multiplier(dtype)
     masks = (keep_of(input_mask), keep_of(recurrent_mask), multiplier)
     h0, c0, w_ih, w_hh = v["h0"], v.get("c0"), v["w_ih"], v["w_hh"]
-    y, h, c, saved = ops.forward(layer, x, h0, c0, w_ih, w_hh, v.get("b_ih"), v.get("b_hh"), *masks)
+    projection = (v["w_hr"],) if case.projection else ()
+    biases = v.get("b_ih"), v.get("b_hh")
+    y, h, c, saved = ops.forward(layer, x, h0, c0, w_ih, w_hh, *biases, *masks, *projection)
     dy = None if "dy" not in v else case.pack(v["dy"])
     dgates, dx, dh0, dc0 = ops.backward(
-        layer, dy, v.get("dh"), v.get("dc"), x, y, h0, c0, w_ih, w_hh, saved, *masks, True
+        layer, dy, v.get("dh"), v.get("dc"), x, y, h0, c0, w_ih, w_hh, saved, *masks, True, *projection
     )
-    dw_ih, dw_hh, db_ih, db_hh = ops.weight_grad(layer, x, y, h0, dgates, *masks)
+    dw_ih, dw_hh, db_ih, db_hh, *dw_hr = ops.weight_grad(layer, x, y, h0, dgates, *masks)
     results = {"y": y, "h": h, "c": c, "dx": dx if factors is None else dx * factors}
     results |= {"dh0": dh0, "dc0": dc0, "dw_ih": dw_ih, "dw_hh": dw_hh}
     results |= {"db_ih": db_ih, "db_hh": db_hh} if case.bias else {}
+    results |= {"dw_hr": dw_hr[0]} if case.projection else {}
     return {name: value for name, value in results.items() if value is not None}
 
 
@@ -218,6 +231,29 @@ def test_missing_upstream_gradients_are_zero_for_cells_of_h_alone(backend, cell,
     shape = (4, 3, 7, 17)
     case = Case(shape, cell, packed=True, given=given)
     check(backend, case, *masks_for("structured bernoulli", "NR+RH", shape))
+
+
+@pytest.mark.usefixtures("poison")
+@pytest.mark.parametrize(
+    "spec", ["structured exact", "fixed bernoulli", "random bernoulli", "none", "all", None]
+)
+@pytest.mark.parametrize("packed", [False, True], ids=["", "packed"])
+@pytest.mark.parametrize("reverse", [False, True], ids=["", "reverse"])
+@pytest.mark.parametrize(
+    ("shape", "projection"),
+    [((1, 1, 1, 1), 1), ((3, 1, 7, 17), 1), ((4, 7, 5, 17), 13), ((3, 21, 9, 70), 65), ((3, 2, 4, 5), 20)],
+    ids=str,
+)
+def test_equals_a_masked_dense_lstm_with_projections(backend, shape, projection, reverse, packed, spec):
+    masks = (None, None) if spec is None else masks_for(spec, "NR+RH", (*shape[:3], projection))
+    check(backend, Case(shape, reverse=reverse, packed=packed, projection=projection), *masks)
+
+
+@pytest.mark.usefixtures("poison")
+@pytest.mark.parametrize("given", [("dy",), ("dh",), ("dc",), ("dh", "dc")], ids=str)
+def test_missing_upstream_gradients_are_zero_behind_a_projection(backend, given):
+    case = Case((4, 3, 7, 17), bias=False, given=given, projection=5)
+    check(backend, case, *masks_for("structured bernoulli", "NR+RH", (4, 3, 7, 5)))
 
 
 def test_dx_is_skipped_when_it_is_not_needed(backend):

@@ -111,3 +111,17 @@ def test_masks_drawn_without_waiting_are_the_same(distinct):
     keys = torch.randint(distinct, (7, 33), dtype=torch.int32)
     ranked = keys.long().bitwise_left_shift(32) + torch.arange(33)
     assert torch.equal(selection._without_waiting(ranked, 12), selection.smallest(keys, 12))
+
+
+def test_projections_run_in_plain_pytorch(device):
+    """Triton has no kernels for them; asked for by name or not, they compute what they must."""
+    module = strop.LSTM(5, 7, 2, proj_size=3, bidirectional=True, input_dropout=0.5, recurrent_dropout=0.5)
+    module, x = module.to(device), torch.randn(4, 2, 5, device=device)
+    masks = module.draw(4, 2)
+
+    def results(backend):
+        with dispatch.use(backend):
+            y, (h, c) = module(x, masks=masks)
+            return [y, h, c, *torch.autograd.grad((y.sum(), h.sum(), c.sum()), [*module.parameters()])]
+
+    torch.testing.assert_close(results("triton"), results("reference"))

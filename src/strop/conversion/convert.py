@@ -266,10 +266,7 @@ def _dropped(layer: nn.Module) -> str:
     if getattr(layer, "num_layers", 1) > 1:
         names.insert(1, "dropout")
     shares = {name: getattr(layer, name, 0.0) for name in names}
-    dropped = ", ".join(f"{name}={p:g}" for name, p in shares.items() if p)
-    if dropped and getattr(layer, "proj_size", 0):
-        dropped += ", one step after another because of proj_size"
-    return dropped or "nothing dropped"
+    return ", ".join(f"{name}={p:g}" for name, p in shares.items() if p) or "nothing dropped"
 
 
 def _lost(layer: nn.Module, moved: bool) -> str:

@@ -26,6 +26,10 @@ def _keep(index: _Maybe, count: _Maybe, scale: float) -> Keep | None:
 _SAVED = 3  # tensors that any backend saves for BP, at most
 
 
+def _projection(w_hr: _Maybe) -> tuple[Tensor, ...]:
+    return () if w_hr is None else (w_hr.contiguous(),)
+
+
 def _or_empty(like: Tensor, tensor: _Maybe) -> Tensor:
     """An operator cannot return None."""
     return like.new_empty(0) if tensor is None else tensor
@@ -43,6 +47,7 @@ def recurrence_forward(
     w_hh: Tensor,
     b_ih: _Maybe,
     b_hh: _Maybe,
+    w_hr: _Maybe,
     input_index: _Maybe,
     input_count: _Maybe,
     input_scale: float,
@@ -53,25 +58,42 @@ def recurrence_forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """FP of one layer: y, the last h and c, and what is saved for BP; what there is not is empty."""
     layer = Layer(CELLS[cell], reverse, batch_sizes)
-    y, h, c, saved = dispatch.recurrence(x).forward(
+    y, h, c, saved = dispatch.recurrence(x, w_hr is not None).forward(
         layer,
         *(x.contiguous(), h0.contiguous(), None if c0 is None else c0.contiguous()),
         *(w_ih.contiguous(), w_hh.contiguous(), b_ih, b_hh),
         _keep(input_index, input_count, input_scale),
         _keep(recurrent_index, recurrent_count, recurrent_scale),
         recurrent_mask,
+        *_projection(w_hr),
     )
     empties = tuple(x.new_empty(0) for _ in range(_SAVED - len(saved)))
     return y, h, _or_empty(x, c), *saved, *empties  # pyright: ignore[reportReturnType]
 
 
 @recurrence_forward.register_fake
-def _(cell: str, reverse: bool, batch_sizes: _Maybe, x: Tensor, h0: Tensor, *_: Any) -> tuple[Tensor, ...]:
+def _(
+    cell: str,
+    reverse: bool,
+    batch_sizes: _Maybe,
+    x: Tensor,
+    h0: Tensor,
+    c0: _Maybe,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: _Maybe,
+    b_hh: _Maybe,
+    w_hr: _Maybe,
+    *_: Any,
+) -> tuple[Tensor, ...]:
     layer = Layer(CELLS[cell], reverse, batch_sizes)
     y, state = x.new_empty(*x.shape[:-1], h0.shape[1]), torch.empty_like(h0)
-    saved = dispatch.recurrence(x).saved_like(layer, x, h0.shape[1])
+    if w_hr is None:
+        saved = dispatch.recurrence(x).saved_like(layer, x, h0.shape[1])
+    else:
+        saved = dispatch.recurrence(x, True).saved_like(layer, x, w_hr.shape[1], True)
     empties = tuple(x.new_empty(0) for _ in range(_SAVED - len(saved)))
-    return y, state, torch.empty_like(h0) if layer.cell.has_c else x.new_empty(0), *saved, *empties
+    return y, state, x.new_empty(0) if c0 is None else torch.empty_like(c0), *saved, *empties
 
 
 @custom_op("strop_compiled::recurrence_backward", mutates_args=())
@@ -88,6 +110,7 @@ def recurrence_backward(
     c0: _Maybe,
     w_ih: Tensor,
     w_hh: Tensor,
+    w_hr: _Maybe,
     first: Tensor,
     second: Tensor,
     third: Tensor,
@@ -100,9 +123,9 @@ def recurrence_backward(
     recurrent_mask: _Maybe,
     need_dx: bool,
     need_weights: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """BP and WG of one layer: gradients of x, h0, c0, weights and biases; unneeded ones are empty."""
-    layer, backend = Layer(CELLS[cell], reverse, batch_sizes), dispatch.recurrence(x)
+    layer, backend = Layer(CELLS[cell], reverse, batch_sizes), dispatch.recurrence(x, w_hr is not None)
     masks = (
         _keep(input_index, input_count, input_scale),
         _keep(recurrent_index, recurrent_count, recurrent_scale),
@@ -113,12 +136,14 @@ def recurrence_backward(
     saved = tuple(each for each in (first, second, third) if each.numel())
     dc = None if dc is None else dc.contiguous()
     dgates, dx, dh0, dc0 = backend.backward(
-        *(layer, dy.contiguous(), dh.contiguous(), dc, x, y, h0, c0, w_ih, w_hh, saved, *masks, need_dx)
+        *(layer, dy.contiguous(), dh.contiguous(), dc, x, y, h0, c0, w_ih, w_hh, saved, *masks, need_dx),
+        *_projection(w_hr),
     )
-    grads: tuple[Tensor, ...] = tuple(x.new_empty(0) for _ in range(4))
+    grads: tuple[Tensor, ...] = tuple(x.new_empty(0) for _ in range(5))
     if need_weights:
-        dw_ih, dw_hh, db_ih, db_hh = backend.weight_grad(layer, x, y, h0, dgates, *masks)
-        grads = (dw_ih, dw_hh, db_ih, db_hh.clone() if db_hh is db_ih else db_hh)
+        dw_ih, dw_hh, db_ih, db_hh, *dw_hr = backend.weight_grad(layer, x, y, h0, dgates, *masks)
+        db_hh = db_hh.clone() if db_hh is db_ih else db_hh
+        grads = (dw_ih, dw_hh, db_ih, db_hh, *(dw_hr or (x.new_empty(0),)))
     return _or_empty(x, dx), dh0, _or_empty(x, dc0), *grads  # pyright: ignore[reportReturnType]
 
 
@@ -136,10 +161,12 @@ def _(
     c0: _Maybe,
     w_ih: Tensor,
     w_hh: Tensor,
+    w_hr: _Maybe,
     *rest: Any,
 ) -> tuple[Tensor, ...]:
     *_, need_dx, need_weights = rest
-    sizes = ((*w_ih.shape,), (*w_hh.shape,), (len(w_ih),), (len(w_ih),))
+    of_projection = (0,) if w_hr is None else (*w_hr.shape,)
+    sizes = ((*w_ih.shape,), (*w_hh.shape,), (len(w_ih),), (len(w_ih),), of_projection)
     return (
         x.new_empty(x.shape if need_dx else 0),
         h0.new_empty(h0.shape),
@@ -150,25 +177,25 @@ def _(
 
 def save_recurrence(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     """``setup_context`` of ``recurrence_forward``."""
-    cell, reverse, batch_sizes, x, h0, c0, w_ih, w_hh, _, _, *masks = inputs
+    cell, reverse, batch_sizes, x, h0, c0, w_ih, w_hh, _, _, w_hr, *masks = inputs
     y, _, _, *saved = output
     (ctx.input_scale, ctx.recurrent_scale), ctx.what = (masks[2], masks[5]), (cell, reverse)
     lists = (masks[0], masks[1], masks[3], masks[4], masks[6])
-    ctx.save_for_backward(batch_sizes, x, y, h0, c0, w_ih, w_hh, *saved, *lists)
+    ctx.save_for_backward(batch_sizes, x, y, h0, c0, w_ih, w_hh, w_hr, *saved, *lists)
 
 
 def recurrence_gradients(
     ctx: Any, dy: Tensor, dh: Tensor, dc: Tensor, *_: Any, backward: Any = recurrence_backward
 ) -> tuple[_Maybe, ...]:
     """``backward`` of ``recurrence_forward``, by an operator like ``recurrence_backward``."""
-    batch_sizes, x, y, h0, c0, w_ih, w_hh, *rest = ctx.saved_tensors
+    batch_sizes, x, y, h0, c0, w_ih, w_hh, w_hr, *rest = ctx.saved_tensors
     saved, lists = rest[:_SAVED], rest[_SAVED:]
-    _, _, _, need_x, need_h0, need_c0, *of_weights = ctx.needs_input_grad[:10]
+    _, _, _, need_x, need_h0, need_c0, *of_weights = ctx.needs_input_grad[:11]
     index, count, recurrent_index, recurrent_count, recurrent_mask = lists
     upstream = (dy, dh, None if c0 is None else dc)
     masks = (index, count, ctx.input_scale, recurrent_index, recurrent_count, ctx.recurrent_scale)
     grads = backward(
-        *(*ctx.what, batch_sizes, *upstream, x, y, h0, c0, w_ih, w_hh, *saved),
+        *(*ctx.what, batch_sizes, *upstream, x, y, h0, c0, w_ih, w_hh, w_hr, *saved),
         *(*masks, recurrent_mask, need_x, any(of_weights)),
     )
     needs = (need_x, need_h0, need_c0, *of_weights)

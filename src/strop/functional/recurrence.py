@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import Any
 
 import torch
@@ -22,6 +22,9 @@ _NO_LISTS = (None, None, 1.0)
 States = tuple[Tensor, ...]
 """h, and c if the cell has one."""
 
+Weights = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
+"""weight_ih, weight_hh, bias_ih, bias_hh, and weight_hr of an LSTM with projections."""
+
 
 class _Recurrence(torch.autograd.Function):
     """A layer's whole sequence in one direction."""
@@ -37,15 +40,17 @@ class _Recurrence(torch.autograd.Function):
         w_hh: Tensor,
         b_ih: Tensor | None,
         b_hh: Tensor | None,
+        w_hr: Tensor | None,
         input_keep: Keep | None,
         recurrent_keep: Keep | None,
         recurrent_mask: Tensor | None,
     ) -> tuple[Tensor, ...]:
         x, h0, w_ih, w_hh = (tensor.contiguous() for tensor in (x, h0, w_ih, w_hh))
         c0 = None if c0 is None else c0.contiguous()
-        backend = dispatch.recurrence(x)
+        backend = dispatch.recurrence(x, w_hr is not None)
         masks = (input_keep, recurrent_keep, recurrent_mask)
-        y, h, c, saved = backend.forward(layer, x, h0, c0, w_ih, w_hh, b_ih, b_hh, *masks)
+        projection = () if w_hr is None else (w_hr.contiguous(),)
+        y, h, c, saved = backend.forward(layer, x, h0, c0, w_ih, w_hh, b_ih, b_hh, *masks, *projection)
         ctx.set_materialize_grads(False)
         ctx.backend, ctx.layer, ctx.input_keep, ctx.recurrent_keep = (
             backend,
@@ -53,31 +58,32 @@ class _Recurrence(torch.autograd.Function):
             input_keep,
             recurrent_keep,
         )
-        ctx.save_for_backward(x, y, h0, c0, w_ih, w_hh, recurrent_mask, *saved)
+        ctx.projected = len(projection)
+        ctx.save_for_backward(x, y, h0, c0, w_ih, w_hh, recurrent_mask, *projection, *saved)
         return (y, h) if c is None else (y, h, c)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor | None) -> Any:
-        x, y, h0, c0, w_ih, w_hh, recurrent_mask, *saved = ctx.saved_tensors
-        _, need_x, need_h0, need_c0, need_ih, need_hh, need_b_ih, need_b_hh, *_ = ctx.needs_input_grad
+        x, y, h0, c0, w_ih, w_hh, recurrent_mask, *rest = ctx.saved_tensors
+        projection, saved = rest[: ctx.projected], tuple(rest[ctx.projected :])
+        _, need_x, need_h0, need_c0, *need_weights = ctx.needs_input_grad[:9]
         masks = (ctx.input_keep, ctx.recurrent_keep, recurrent_mask)
         dy, dh, dc = (None if grad is None else grad.contiguous() for grad in (*grad_outputs, None)[:3])
-        dx = dh0 = dc0 = dw_ih = dw_hh = db_ih = db_hh = None
+        dx = dh0 = dc0 = None
+        dweights: tuple[Tensor, ...] = ()
         if dy is not None or dh is not None or dc is not None:
             with torch.no_grad(), without_autocast(x):
                 dgates, dx, dh0, dc0 = ctx.backend.backward(
-                    ctx.layer, dy, dh, dc, x, y, h0, c0, w_ih, w_hh, tuple(saved), *masks, need_x
+                    ctx.layer, dy, dh, dc, x, y, h0, c0, w_ih, w_hh, saved, *masks, need_x, *projection
                 )
-                if need_ih or need_hh or need_b_ih or need_b_hh:
-                    dw_ih, dw_hh, db_ih, db_hh = ctx.backend.weight_grad(ctx.layer, x, y, h0, dgates, *masks)
+                if any(need_weights):
+                    dweights = ctx.backend.weight_grad(ctx.layer, x, y, h0, dgates, *masks)
+        wanted = zip_longest(dweights, need_weights)
         grads = (
             dx,
             dh0 if need_h0 else None,
             dc0 if need_c0 else None,
-            dw_ih if need_ih else None,
-            dw_hh if need_hh else None,
-            db_ih if need_b_ih else None,
-            db_hh if need_b_hh else None,
+            *(grad if need else None for grad, need in wanted),
         )
         return None, *once(_name(ctx.layer.cell), grads), None, None, None
 
@@ -132,11 +138,25 @@ def times_mask(x: Tensor, mask: Mask, layer: Layer) -> Tensor:
     return x * (multiplier if layer.batch_sizes is None else Rows(layer, x).spread(multiplier))
 
 
+def _sizes(cell: Cell, weight_hh: Tensor, weight_hr: Tensor | None) -> tuple[int, int]:
+    """Units of h and of the cell."""
+    shape, names = weight_hh.shape, "hidden, hidden"
+    if weight_hr is not None:
+        if weight_hr.dim() != 2 or 0 in weight_hr.shape:
+            raise ValueError(f"weight_hr must be [projection, hidden], got {list(weight_hr.shape)}")
+        names = "hidden, projection"
+    hidden = None if len(shape) != 2 else shape[1] if weight_hr is None else weight_hr.shape[1]
+    if hidden is None or 0 in shape or shape[0] != cell.gates * hidden:
+        rows = f"{cell.gates} * " if cell.gates > 1 else ""
+        raise ValueError(f"weight_hh must be [{rows}{names}], got {list(shape)}")
+    return shape[1], hidden
+
+
 def recurrence(
     cell: Cell,
     x: Tensor,
     states: States | None,
-    weights: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
+    weights: Weights,
     input_mask: Mask | None,
     recurrent_mask: Mask | None,
     *,
@@ -151,25 +171,26 @@ def recurrence(
         check_input(x, 2, "[rows of all steps, input]")
         _check_batch_sizes(batch_sizes, x.shape[0])
         steps, batch, features = len(batch_sizes), int(batch_sizes[0]), x.shape[1]
-    weight_ih, weight_hh, bias_ih, bias_hh = weights
-    if weight_hh.dim() != 2 or weight_hh.shape[0] != cell.gates * weight_hh.shape[1] or 0 in weight_hh.shape:
-        rows = f"{cell.gates} * hidden" if cell.gates > 1 else "hidden"
-        raise ValueError(f"weight_hh must be [{rows}, hidden], got {list(weight_hh.shape)}")
-    gates, hidden = weight_hh.shape
-    h0 = x.new_zeros(batch, hidden) if states is None else states[0]
-    c0 = None if not cell.has_c else h0 if states is None else states[1]
+    weight_ih, weight_hh, bias_ih, bias_hh, weight_hr = weights
+    units, hidden = _sizes(cell, weight_hh, weight_hr)
+    gates = cell.gates * hidden
+    h0 = x.new_zeros(batch, units) if states is None else states[0]
+    c0 = None
+    if cell.has_c:
+        c0 = states[1] if states is not None else h0 if units == hidden else x.new_zeros(batch, hidden)
     with without_autocast(x) as autocast:
         if autocast is not None:
             x, h0 = x.to(weight_hh.dtype), h0.to(weight_hh.dtype)
             c0 = None if c0 is None else c0.to(weight_hh.dtype)
-        check_operand("h0", h0, (batch, hidden), x)
+        check_operand("h0", h0, (batch, units), x)
         check_operand("c0", c0, (batch, hidden), x)
         check_operand("weight_ih", weight_ih, (gates, features), x)
-        check_operand("weight_hh", weight_hh, (gates, hidden), x)
+        check_operand("weight_hh", weight_hh, (gates, units), x)
         check_operand("bias_ih", bias_ih, (gates,), x)
         check_operand("bias_hh", bias_hh, (gates,), x)
+        check_operand("weight_hr", weight_hr, (units, hidden), x)
         check_mask("input_mask", input_mask, steps, batch, features, x.device)
-        check_mask("recurrent_mask", recurrent_mask, steps, batch, hidden, x.device)
+        check_mask("recurrent_mask", recurrent_mask, steps, batch, units, x.device)
         layer = Layer(cell, reverse, batch_sizes)
         if input_mask is not None and input_mask.index is None:
             x = times_mask(x, input_mask, layer)
@@ -178,7 +199,7 @@ def recurrence(
             multiplier = recurrent_mask.multiplier(x.dtype)
         recurrent_keep = keep_of(recurrent_mask)
         if states is None and multiplier is None:
-            recurrent_keep = _from_second_turn(recurrent_keep, steps, hidden, reverse, x.device)
+            recurrent_keep = _from_second_turn(recurrent_keep, steps, units, reverse, x.device)
         y, *last = _run(layer, (x, h0, c0, *weights), keep_of(input_mask), recurrent_keep, multiplier)
     return y, tuple(last)
 
@@ -191,6 +212,7 @@ def lstm(
     bias_ih: Tensor | None = None,
     bias_hh: Tensor | None = None,
     *,
+    weight_hr: Tensor | None = None,
     input_mask: Mask | None = None,
     recurrent_mask: Mask | None = None,
     reverse: bool = False,
@@ -209,6 +231,9 @@ def lstm(
         weight_hh: ``[4 * hidden, hidden]``.
         bias_ih: ``[4 * hidden]``, or None.
         bias_hh: ``[4 * hidden]``, or None.
+        weight_hr: ``[projection, hidden]``, which makes h of what comes out of the cell (Sak et al. 2014,
+            torch's ``proj_size``), or None. With it weight_hh is ``[4 * hidden, projection]``, and h0, y, h
+            and the recurrent mask have ``projection`` units in place of ``hidden``.
         input_mask: a mask drawn for ``[steps, batch, input]``, or None to drop nothing. Step t is x[t],
             whatever the direction.
         recurrent_mask: the same for ``[steps, batch, hidden]``.
@@ -222,7 +247,7 @@ def lstm(
     Raises:
         TypeError, ValueError: a shape, dtype or device does not fit.
     """
-    weights = (weight_ih, weight_hh, bias_ih, bias_hh)
+    weights = (weight_ih, weight_hh, bias_ih, bias_hh, weight_hr)
     y, (h, c) = recurrence(
         cells.LSTM, x, hx, weights, input_mask, recurrent_mask, reverse=reverse, batch_sizes=batch_sizes
     )
@@ -243,7 +268,7 @@ def _of_h_alone(cell: Cell, what: str) -> Any:
         reverse: bool = False,
         batch_sizes: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        weights = (weight_ih, weight_hh, bias_ih, bias_hh)
+        weights = (weight_ih, weight_hh, bias_ih, bias_hh, None)
         states = None if hx is None else (hx,)
         y, (h,) = recurrence(
             cell, x, states, weights, input_mask, recurrent_mask, reverse=reverse, batch_sizes=batch_sizes

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from strop.functional.autograd import autocast_dtype, transforming, without_autocast
-from strop.functional.projection import projected_lstm
 from strop.functional.recurrence import States, recurrence, times_mask
 from strop.ops import dispatch
 from strop.ops.cells import Cell
@@ -54,13 +53,10 @@ def stack(
             own = None if states is None else tuple(state[number] for state in states)
             masks = input_masks[number], recurrent_masks[number]
             ih, hh, *biases = weights[number]
-            projection = biases.pop() if len(biases) % 2 else None
+            hr = biases.pop() if len(biases) % 2 else None
             b_ih, b_hh = biases or (None, None)
             how = {"reverse": number > first, "batch_sizes": batch_sizes}
-            if projection is None:
-                y, last = recurrence(cell, x, own, (ih, hh, b_ih, b_hh), *masks, **how)
-            else:
-                y, last = projected_lstm(x, own, (ih, hh, b_ih, b_hh), projection, *masks, **how)
+            y, last = recurrence(cell, x, own, (ih, hh, b_ih, b_hh, hr), *masks, **how)
             ys.append(y)
             lasts.append(last)
         x = ys[0] if len(ys) == 1 else torch.cat(ys, -1)

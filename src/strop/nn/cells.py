@@ -91,7 +91,7 @@ class _Drops(nn.RNNCellBase):
         x = input if input.dim() == 2 else input.unsqueeze(0)
         if states is not None and input.dim() == 1:
             states = tuple(state.unsqueeze(0) for state in states)
-        weights: Any = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+        weights: Any = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, None)
         _, last = recurrence(CELLS[mode], x.unsqueeze(0), states, weights, masks.input[0], masks.recurrent[0])
         return last if input.dim() == 2 else tuple(state.squeeze(0) for state in last)
 

@@ -19,7 +19,7 @@ class LSTM(Recurrent):
     """``torch.nn.LSTM`` with structured dropout on its inputs and on its hidden states.
 
     Sarma et al. (NeurIPS 2021), section 3. Takes the arguments of ``torch.nn.LSTM`` in torch's order and,
-    by keyword, what else is dropped. With ``proj_size`` dropping runs at the speed of a loop over the steps.
+    by keyword, what else is dropped. With ``proj_size`` recurrent dropout drops units of the projected h.
 
     Args:
         dropout: probability of a unit to be dropped between layers, in [0, 1).

@@ -167,9 +167,13 @@ def products(x: Tensor) -> Any:
     return _wrapped(_module(select(x), "products"))
 
 
-def recurrence(x: Tensor) -> Any:
-    """The module with ``forward``, ``backward`` and ``weight_grad`` of a recurrence on operands like x."""
-    return _wrapped(_module(select(x), "recurrence"))
+def recurrence(x: Tensor, projected: bool = False) -> Any:
+    """The module with ``forward``, ``backward`` and ``weight_grad`` of a recurrence on operands like x.
+
+    Projections are plain PyTorch where Triton runs the rest.
+    """
+    backend = select(x)
+    return _wrapped(_module("reference" if projected and backend == "triton" else backend, "recurrence"))
 
 
 def cross_entropy() -> Any:

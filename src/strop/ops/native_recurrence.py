@@ -8,25 +8,32 @@ from torch import Tensor
 from strop.ops import cells
 from strop.ops.native import contiguous, empty, lists
 from strop.ops.products import Keep
-from strop.ops.recurrence import Layer
+from strop.ops.recurrence import Layer, projection_grad
 
 _NUMBERS = {name: number for number, name in enumerate(("LSTM", "GRU", "RNN_TANH", "RNN_RELU"))}
 _PANEL, _GROUP = 64, 16  # columns of a panel of gates, and units that a gate has side by side
 
 
-def saved_like(layer: Layer, x: Tensor, hidden_size: int) -> tuple[Tensor, ...]:
+def saved_like(layer: Layer, x: Tensor, hidden_size: int, projected: bool = False) -> tuple[Tensor, ...]:
     """Empty tensors like those that ``forward`` saves for x.
 
     The gates after their nonlinearities, for each step in panels ``[panels, rows of the step, 64]``, and
-    all c of an LSTM or what the reset gate of a GRU acts on.
+    all c of an LSTM or what the reset gate of a GRU acts on; and what a projection acts on.
     """
     groups = layer.cell.gates * -(-hidden_size // _GROUP)
     gates = empty(x, x.shape[:-1].numel(), -(-groups // (_PANEL // _GROUP)) * _PANEL)
-    return (gates,) if layer.cell.gates == 1 else (gates, empty(x, *x.shape[:-1], hidden_size))
+    others = 0 if layer.cell.gates == 1 else 2 if projected else 1
+    return gates, *(empty(x, *x.shape[:-1], hidden_size) for _ in range(others))
 
 
 def _rows(sequence: Tensor) -> Tensor:
     return sequence.contiguous().flatten(0, -2)
+
+
+def _saved(saved: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    gates, *others = saved
+    states, projected = (*others, None, None)[:2]
+    return gates, states, projected
 
 
 def _what(layer: Layer) -> tuple[int, bool, Tensor | None]:
@@ -58,12 +65,13 @@ def forward(
     input_keep: Keep | None,
     recurrent_keep: Keep | None,
     recurrent_mask: Tensor | None,
+    w_hr: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None, tuple[Tensor, ...]]:
     """FP over the sequence: see ``recurrence.forward``, and ``saved_like``."""
-    rows, hidden, cell = _rows(x), h0.shape[1], layer.cell
-    y = empty(x, *x.shape[:-1], hidden)
-    saved = saved_like(layer, x, hidden)
-    gates, states = saved if len(saved) == 2 else (*saved, None)
+    rows, cell = _rows(x), layer.cell
+    y = empty(x, *x.shape[:-1], h0.shape[1])
+    saved = saved_like(layer, x, len(w_hh) // cell.gates, w_hr is not None)
+    gates, states, projected = _saved(saved)
     torch.ops.strop.recurrence_forward(
         *_what(layer),
         rows,
@@ -73,12 +81,14 @@ def forward(
         w_hh.contiguous(),
         contiguous(b_ih),
         contiguous(b_hh),
+        contiguous(w_hr),
         *lists(input_keep),
         *lists(recurrent_keep),
         contiguous(recurrent_mask),
         y.flatten(0, -2),
         gates,
         None if states is None else states.flatten(0, -2),
+        None if projected is None else projected.flatten(0, -2),
     )
     c = _last(layer, states) if cell.has_c and states is not None else None
     return y, _last(layer, y), c, saved
@@ -100,11 +110,13 @@ def backward(
     recurrent_keep: Keep | None,
     recurrent_mask: Tensor | None,
     need_dx: bool,
+    w_hr: Tensor | None = None,
 ) -> tuple[tuple[Tensor, ...], Tensor | None, Tensor, Tensor | None]:
     """BP through time: see ``recurrence.backward``. The gates' gradients are in panels."""
-    gates, states = saved if len(saved) == 2 else (*saved, None)
+    gates, states, projected = _saved(saved)
     # Only the reset gate makes the shares of input and hidden state differ.
     dgates = tuple(empty(x, *gates.shape) for _ in range(2 if layer.cell is cells.GRU else 1))
+    of_projection = () if projected is None else (empty(x, *_rows(y).shape), _rows(projected))
     dx = empty(x, *x.shape) if need_dx else None
     dh0, dc0 = empty(x, *h0.shape), None if c0 is None else empty(x, *c0.shape)
     torch.ops.strop.recurrence_backward(
@@ -117,6 +129,7 @@ def backward(
         contiguous(c0),
         w_ih.contiguous(),
         w_hh.contiguous(),
+        contiguous(w_hr),
         gates,
         None if states is None else _rows(states),
         *lists(input_keep),
@@ -124,11 +137,12 @@ def backward(
         contiguous(recurrent_mask),
         dgates[0],
         dgates[1] if len(dgates) > 1 else None,
+        of_projection[0] if of_projection else None,
         None if dx is None else dx.flatten(0, -2),
         dh0,
         dc0,
     )
-    return dgates, dx, dh0, dc0
+    return (*dgates, *of_projection), dx, dh0, dc0
 
 
 def weight_grad(
@@ -140,12 +154,13 @@ def weight_grad(
     input_keep: Keep | None,
     recurrent_keep: Keep | None,
     recurrent_mask: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """WG: see ``recurrence.weight_grad``."""
-    hidden = h0.shape[1]
-    gates = layer.cell.gates * hidden
-    of_input, of_hidden = dgates if len(dgates) == 2 else (*dgates, None)
-    dw_ih, dw_hh, db_ih = empty(x, gates, x.shape[-1]), empty(x, gates, hidden), empty(x, gates)
+    of_input, *rest = dgates
+    of_hidden, of_projection = (rest[0], []) if layer.cell is cells.GRU else (None, rest)
+    units = h0.shape[1]
+    gates = layer.cell.gates * (of_projection[1].shape[1] if of_projection else units)
+    dw_ih, dw_hh, db_ih = empty(x, gates, x.shape[-1]), empty(x, gates, units), empty(x, gates)
     db_hh = None if of_hidden is None else empty(x, gates)
     torch.ops.strop.recurrence_weight_grad(
         *_what(layer),
@@ -162,7 +177,7 @@ def weight_grad(
         db_ih,
         db_hh,
     )
-    return dw_ih, dw_hh, db_ih, db_ih if db_hh is None else db_hh
+    return dw_ih, dw_hh, db_ih, db_ih if db_hh is None else db_hh, *projection_grad(of_projection)
 
 
 def evaluate(

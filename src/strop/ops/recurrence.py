@@ -1,15 +1,17 @@
 """A cell over a sequence, and back-propagation through time, in plain PyTorch.
 
 Every backend's recurrence has ``forward``, ``backward`` and ``weight_grad``. Shapes: x ``[T, B, I]`` and y
-``[T, B, H]``, or the rows of a packed sequence, ``[N, I]`` and ``[N, H]``; h and c ``[B, H]``, weights
-``[gates * H, I]`` and ``[gates * H, H]`` in torch's gate order, T and B at least 1. At most one of
-``recurrent_keep`` (shared by the batch) and ``recurrent_mask`` (a multiplier ``[T or 1, B, H]``) is given; at
+``[T, B, P]``, or the rows of a packed sequence, ``[N, I]`` and ``[N, P]``; h ``[B, P]`` and c ``[B, H]``,
+weights ``[gates * H, I]`` and ``[gates * H, P]`` in torch's gate order, T and B at least 1. P is H but where
+an LSTM projects what comes out of its cell by ``w_hr`` ``[P, H]`` (Sak et al. 2014). At most one of
+``recurrent_keep`` (shared by the batch) and ``recurrent_mask`` (a multiplier ``[T or 1, B, P]``) is given; at
 step t it drops the h that enters the step on its way into the product, h0 included, never the h that is
 returned.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -95,11 +97,12 @@ class _Drop:
         return x if self._mask is None else x * self._mask[rows]
 
 
-def saved_like(layer: Layer, x: Tensor, hidden_size: int) -> tuple[Tensor, ...]:
+def saved_like(layer: Layer, x: Tensor, hidden_size: int, projected: bool = False) -> tuple[Tensor, ...]:
     """Empty tensors like those that ``forward`` saves for x."""
     rows = x.shape[:-1].numel()
     gates = x.new_empty(rows, layer.cell.gates * hidden_size)
-    return (gates,) if layer.cell.gates == 1 else (gates, x.new_empty(rows, hidden_size))
+    others = 0 if layer.cell.gates == 1 else 2 if projected else 1
+    return gates, *(x.new_empty(rows, hidden_size) for _ in range(others))
 
 
 def forward(
@@ -114,11 +117,13 @@ def forward(
     input_keep: Keep | None,
     recurrent_keep: Keep | None,
     recurrent_mask: Tensor | None,
+    w_hr: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None, tuple[Tensor, ...]]:
     """FP over the sequence.
 
     Returns:
-        y, each row's last h and c, and what ``backward`` needs: here what the cell saves, ``[N, …]`` each.
+        y, each row's last h and c, and what ``backward`` needs: here what the cell saves, ``[N, …]`` each,
+        and with a projection what was projected, ``[N, H]``.
     """
     rows = Rows(layer, x)
     drop_x = _Drop(input_keep, None, rows, x.shape[-1])
@@ -133,7 +138,10 @@ def forward(
         at, count = rows.of(step), rows.count(step)
         of_hidden = linear(drop_h(h[:count], at), w_hh, b_hh)
         before = None if c is None else c[:count]
-        saved[step], y[at], c_step = layer.cell.forward(of_input[at], of_hidden, h[:count], before)
+        saved[step], h_step, c_step = layer.cell.forward(of_input[at], of_hidden, h[:count], before)
+        if w_hr is not None:
+            saved[step], h_step = (*saved[step], h_step), linear(h_step, w_hr)
+        y[at] = h_step
         h = torch.cat((y[at], h[count:]))
         c = None if c is None or c_step is None else torch.cat((c_step, c[count:]))
     return sequence, h, c, tuple(torch.cat(each) for each in zip(*saved, strict=True))
@@ -155,30 +163,33 @@ def backward(
     recurrent_keep: Keep | None,
     recurrent_mask: Tensor | None,
     need_dx: bool,
+    w_hr: Tensor | None = None,
 ) -> tuple[tuple[Tensor, ...], Tensor | None, Tensor, Tensor | None]:
     """BP through time, from the gradients of y, of the last h and of the last c (None is zero).
 
     Returns:
-        Gradients of the gates' shares (in the backend's own layout, for ``weight_grad``; here of the input's
-        and of the hidden state's, ``[N, gates * H]`` each), of x if ``need_dx``, of h0 and of c0.
+        What ``weight_grad`` needs, in the backend's own layout: gradients of the gates' shares (here of the
+        input's and of the hidden state's, ``[N, gates * H]`` each), and with a projection those of each
+        step's h and what was projected. Gradients of x if ``need_dx``, of h0 and of c0.
     """
-    rows, hidden = Rows(layer, x), h0.shape[1]
+    rows, units = Rows(layer, x), h0.shape[1]
     drop_x = _Drop(input_keep, None, rows, x.shape[-1])
-    drop_h = _Drop(recurrent_keep, recurrent_mask, rows, hidden)
-    ys = y.reshape(len(rows), hidden)
-    of_input = x.new_empty(len(rows), layer.cell.gates * hidden)
-    of_hidden = torch.empty_like(of_input)
+    drop_h = _Drop(recurrent_keep, recurrent_mask, rows, units)
+    ys = y.reshape(len(rows), units)
+    *saved_by_cell, projected = saved if w_hr is not None else (*saved, None)
+    of_input = x.new_empty(len(rows), len(w_hh))
+    of_hidden, of_h = torch.empty_like(of_input), torch.empty_like(ys)
     dh = torch.zeros_like(h0) if dh_last is None else dh_last
-    dc = torch.zeros_like(h0) if layer.cell.has_c and dc_last is None else dc_last
+    dc = torch.zeros_like(c0) if c0 is not None and dc_last is None else dc_last
     for turn in reversed(range(len(rows.turns))):
         step = rows.turns[turn]
         at, count = rows.of(step), rows.count(step)
-        of_step = dh[:count] if dy is None else dh[:count] + dy.reshape(len(rows), hidden)[at]
-        c = None if c0 is None else rows.before(turn, saved[-1], c0)
+        of_h[at] = dh[:count] if dy is None else dh[:count] + dy.reshape(len(rows), units)[at]
+        c = None if c0 is None else rows.before(turn, saved_by_cell[-1], c0)
         grads = layer.cell.backward(
-            of_step,
+            of_h[at] if w_hr is None else of_h[at] @ w_hr,
             None if dc is None else dc[:count],
-            tuple(each[at] for each in saved),
+            tuple(each[at] for each in saved_by_cell),
             rows.before(turn, ys, h0),
             c,
         )
@@ -187,7 +198,8 @@ def backward(
         dh = torch.cat((through if grads.h is None else through + grads.h, dh[count:]))
         dc = None if dc is None or grads.c is None else torch.cat((grads.c, dc[count:]))
     dx = drop_x(of_input @ w_ih).view(x.shape) if need_dx else None
-    return (of_input, of_hidden), dx, dh, dc
+    of_projection = () if projected is None else (of_h, projected)
+    return (of_input, of_hidden, *of_projection), dx, dh, dc
 
 
 def weight_grad(
@@ -199,9 +211,9 @@ def weight_grad(
     input_keep: Keep | None,
     recurrent_keep: Keep | None,
     recurrent_mask: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """WG: gradients of w_ih, w_hh, b_ih and b_hh."""
-    rows, (of_input, of_hidden) = Rows(layer, x), dgates
+) -> tuple[Tensor, ...]:
+    """WG: gradients of w_ih, w_hh, b_ih and b_hh, and of w_hr if there is one."""
+    rows, (of_input, of_hidden, *of_projection) = Rows(layer, x), dgates
     ys = y.reshape(len(rows), -1)
     states = torch.empty_like(ys)
     for turn, step in enumerate(rows.turns):
@@ -213,4 +225,13 @@ def weight_grad(
         of_hidden.mT @ drop_h(states),
         of_input.sum(0),
         of_hidden.sum(0),
+        *projection_grad(of_projection),
     )
+
+
+def projection_grad(operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """WG of a projection, if there is one: from the gradients of all h and from what was projected."""
+    if not operands:
+        return ()
+    of_h, projected = operands
+    return (of_h.mT @ projected,)
