@@ -141,11 +141,20 @@ def keep(mask: Mask | None) -> Keep | None:
 
 @pytest.mark.parametrize("p", [0.0, 0.5])
 @pytest.mark.parametrize(
-    "shape", [(35, 20, 130, 130), (5, 21, 100, 130), (20, 33, 97, 161), (12, 7, 65, 200)], ids=str
+    ("shape", "projection"),
+    [
+        *(
+            (shape, 0)
+            for shape in [(35, 20, 130, 130), (5, 21, 100, 130), (20, 33, 97, 161), (12, 7, 65, 200)]
+        ),
+        *((shape, 65) for shape in [(35, 20, 130, 130), (12, 7, 65, 200)]),
+    ],
+    ids=str,
 )
-def test_lstm_is_as_accurate_as_pytorch_at_size(shape, p):
+def test_lstm_is_as_accurate_as_pytorch_at_size(shape, projection, p):
     """In norm no further from float64 than twice what the dense LSTM in PyTorch's float32 is; no floor."""
     steps, batch, features, hidden = shape
+    units = projection or hidden
     generator = torch.Generator().manual_seed(13)
 
     def weight(*size: int) -> Tensor:
@@ -154,16 +163,17 @@ def test_lstm_is_as_accurate_as_pytorch_at_size(shape, p):
     def normal(*size: int) -> Tensor:
         return torch.randn(*size, generator=generator)
 
-    x, h0, c0 = normal(steps, batch, features), normal(batch, hidden) / 10, normal(batch, hidden) / 10
-    w_ih, w_hh, b_ih, b_hh = (weight(4 * hidden, n) for n in (features, hidden, 1, 1))
+    x, h0, c0 = normal(steps, batch, features), normal(batch, units) / 10, normal(batch, hidden) / 10
+    w_ih, w_hh, b_ih, b_hh = (weight(4 * hidden, n) for n in (features, units, 1, 1))
     layer = (w_ih, w_hh, b_ih.flatten(), b_hh.flatten())
-    upstream = (normal(steps, batch, hidden), normal(batch, hidden), normal(batch, hidden))
+    projecting = (weight(projection, hidden),) if projection else ()
+    upstream = (normal(steps, batch, units), normal(batch, units), normal(batch, hidden))
     pattern = Pattern.named("structured", p)
-    masks = [pattern.draw(steps, units, batch, generator=generator) for units in (features, hidden)]
-    names = ("x", "h0", "c0", "w_ih", "w_hh", "b_ih", "b_hh")
+    masks = [pattern.draw(steps, columns, batch, generator=generator) for columns in (features, units)]
+    names = ("x", "h0", "c0", "w_ih", "w_hh", "b_ih", "b_hh", "w_hr")[: 7 + len(projecting)]
 
     def by_autograd(dtype: torch.dtype) -> dict[str, Tensor]:
-        leaves = [value.to(dtype).requires_grad_() for value in (x, h0, c0, *layer)]
+        leaves = [value.to(dtype).requires_grad_() for value in (x, h0, c0, *layer, *projecting)]
         hx = (leaves[1].unsqueeze(0), leaves[2].unsqueeze(0))
         y, h, c = oracle.lstm(leaves[0], hx, [leaves[3:]], masks[:1], masks[1:])
         grads = torch.autograd.grad((y, h[0], c[0]), leaves, [value.to(dtype) for value in upstream])
@@ -171,13 +181,14 @@ def test_lstm_is_as_accurate_as_pytorch_at_size(shape, p):
         return {name: value.detach().double() for name, value in found.items()}
 
     lists, what = (*map(keep, masks), None), Layer(cells.LSTM)
-    y, h, c, saved = native_recurrence.forward(what, x, h0, c0, *layer, *lists)
+    y, h, c, saved = native_recurrence.forward(what, x, h0, c0, *layer, *lists, *projecting)
     dgates, dx, dh0, dc0 = native_recurrence.backward(
-        what, *upstream, x, y, h0, c0, w_ih, w_hh, saved, *lists, True
+        what, *upstream, x, y, h0, c0, w_ih, w_hh, saved, *lists, True, *projecting
     )
-    dw_ih, dw_hh, db_ih, db_hh = native_recurrence.weight_grad(what, x, y, h0, dgates, *lists)
+    dw_ih, dw_hh, db_ih, db_hh, *dw_hr = native_recurrence.weight_grad(what, x, y, h0, dgates, *lists)
     found = {"y": y, "h": h, "c": c, "dx": dx, "dh0": dh0, "dc0": dc0}
     found |= {"dw_ih": dw_ih, "dw_hh": dw_hh, "db_ih": db_ih, "db_hh": db_hh}
+    found |= dict(zip(("dw_hr",), dw_hr, strict=False))
     truth, torchs = by_autograd(torch.float64), by_autograd(torch.float32)
     for name, value in truth.items():
         ours = (found[name].double() - value).norm()

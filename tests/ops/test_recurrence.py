@@ -241,7 +241,7 @@ def test_missing_upstream_gradients_are_zero_for_cells_of_h_alone(backend, cell,
 @pytest.mark.parametrize("reverse", [False, True], ids=["", "reverse"])
 @pytest.mark.parametrize(
     ("shape", "projection"),
-    [((1, 1, 1, 1), 1), ((3, 1, 7, 17), 1), ((4, 7, 5, 17), 13), ((3, 21, 9, 70), 65), ((3, 2, 4, 5), 20)],
+    [((1, 1, 1, 1), 1), ((3, 5, 7, 17), 1), ((4, 7, 5, 17), 13), ((3, 21, 9, 70), 65), ((3, 2, 4, 5), 20)],
     ids=str,
 )
 def test_equals_a_masked_dense_lstm_with_projections(backend, shape, projection, reverse, packed, spec):
