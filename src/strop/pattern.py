@@ -186,7 +186,7 @@ def _index_lists(keep: Tensor) -> tuple[Tensor, Tensor]:
     index = torch.where(keep, positions, columns).sort(1).values
     # As wide as all columns where the longest list is not known: torch.compile cannot see it, and the host
     # would have to wait for a GPU.
-    if torch.compiler.is_compiling() or keep.is_cuda:
+    if torch.compiler.is_compiling() or keep.device.type != "cpu":
         return index, count
     return index[:, : int(count.max())].contiguous(), count
 

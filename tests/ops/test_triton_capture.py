@@ -10,14 +10,16 @@ from strop.ops.products import Keep
 from strop.ops.recurrence import Layer
 from strop.ops.triton import recurrence
 from strop.pattern import Pattern
+from strop.tasks.language.model import LanguageModel
+from strop.training.gradients import clipped_step, gradient_norm
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
 
 
-@pytest.mark.parametrize("persistent", [True, False], ids=["one launch", "a launch a step"])
+@pytest.mark.parametrize("way", list(recurrence.WAYS))
 @pytest.mark.parametrize("exact", [True, False], ids=["exact", "bernoulli"])
-def test_forward_and_backward_are_captured(monkeypatch, device, exact, persistent):
-    monkeypatch.setattr(recurrence, "persistent", persistent)
+def test_forward_and_backward_are_captured(monkeypatch, device, exact, way):
+    monkeypatch.setattr(recurrence, "forced", way)
     steps, batch, features, hidden = 5, 20, 33, 70
     x = torch.randn(steps, batch, features, device=device)
     h0, c0 = torch.randn(2, batch, hidden, device=device)
@@ -54,3 +56,37 @@ def test_forward_and_backward_are_captured(monkeypatch, device, exact, persisten
         for ours, again in zip(captured, run(keeps), strict=True):
             torch.testing.assert_close(ours, again)
     assert not torch.equal(lists[0], lists[1])
+
+
+@pytest.mark.parametrize("dropout", ["nr-random", "nr-st", "nr-rh-st"])
+def test_a_whole_step_of_training_is_captured(device, dropout):
+    """Drawing, forward, backward, clipping and SGD: every replay trains on other masks, and learns."""
+    model = LanguageModel(words=50, units=40, layers=2, p=0.5, dropout=dropout).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    parameters = list(model.parameters())
+    x, y = torch.randint(50, (2, 5, 20), device=device)
+    first = model.first_state(20)
+
+    def step() -> torch.Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        loss, _ = model(x, first, y)
+        (loss * 5).backward()
+        clipped_step(optimizer, parameters, gradient_norm(parameters), 5.0)
+        return loss
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()  # compiles, and measures which way is fastest
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss = step()
+    losses = []
+    for _ in range(200):
+        graph.replay()
+        losses.append(loss.clone())
+    losses = torch.stack(losses).tolist()
+    assert len(set(losses)) > 190
+    assert sum(losses[-20:]) < 0.9 * sum(losses[:20])

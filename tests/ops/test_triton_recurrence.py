@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
 from torch import Tensor
@@ -77,11 +79,25 @@ def ours(problem: Problem, dtype: torch.dtype, device: torch.device) -> dict[str
     return {name: value.cpu() for name, value in results.items() if value is not None}
 
 
+def count_launches(monkeypatch) -> Counter[str]:
+    """Launches of each kernel from here on."""
+    counts: Counter[str] = Counter()
+    run = launch.run
+
+    def counting(kernel, *arguments, **settings):
+        counts[kernel.fn.__name__] += 1
+        run(kernel, *arguments, **settings)
+
+    monkeypatch.setattr(recurrence, "run", counting)
+    return counts
+
+
 @pytest.fixture(autouse=True)
 def several_processors(monkeypatch):
-    """As on a GPU, whose BP is cut into splits."""
+    """As on a GPU, whose BP is cut into splits, and whose processors have memory."""
     if launch.interpreting:
         monkeypatch.setattr(launch, "processors", lambda device: 7)
+        monkeypatch.setattr(launch, "shared_memory", lambda device: 64 * 1024)
 
 
 @pytest.mark.usefixtures("poison")
@@ -93,19 +109,59 @@ def test_equals_masked_dense_cells(case, device):
 
 
 @pytest.mark.usefixtures("poison")
+@pytest.mark.parametrize("way", ["persistent", "on-chip"])
 @pytest.mark.parametrize(
     "case",
-    [Case(LSTM, (2, 17, 3, 40), "dense", "ragged"), Case(GRU, (3, 3, 4, 9), reverse=True, lengths=(3, 2, 1))],
+    [Case(LSTM, (2, 17, 3, 15), "dense", "ragged"), Case(GRU, (3, 3, 4, 9), reverse=True, lengths=(3, 2, 1))],
     ids=str,
 )
-def test_one_launch_runs_all_steps(monkeypatch, case, device):
+def test_one_launch_runs_all_steps(monkeypatch, case, way, device):
     """With one processor, and so one program, the grid's barrier returns in the interpreter too."""
-    monkeypatch.setattr(recurrence, "persistent", True)
+    monkeypatch.setattr(recurrence, "forced", way)
     if launch.interpreting:
         monkeypatch.setattr(launch, "processors", lambda device: 1)
+    launches = count_launches(monkeypatch)
     problem = Problem(case)
     truth = problem.oracle(torch.float64)
     assert_as_accurate(ours(problem, torch.float32, device), problem.oracle(torch.float32), truth)
+    assert launches["forward"] == launches["backward"] == 1
+
+
+@pytest.mark.usefixtures("poison")
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    [
+        (Case(LSTM, (3, 3, 7, 33), "ragged", "ragged"), torch.float32),
+        (Case(LSTM, (1, 1, 1, 1), "all", "all"), torch.float32),
+        (Case(LSTM, (2, 67, 3, 70), "none", "half"), torch.float32),
+        (Case(LSTM, (2, 3, 4, 9), "none", "none"), torch.float32),
+        (Case(LSTM, (3, 3, 4, 9), "half", "rows", reverse=True, lengths=(3, 3, 2)), torch.float32),
+        (Case(LSTM, (3, 2, 5, 19)), torch.float16),
+        (Case(GRU, (3, 2, 5, 19), reverse=True), torch.float32),
+        (Case(GRU, (4, 3, 4, 9), "half", "ragged", lengths=(4, 2, 2)), torch.float16),
+        (Case(RNN_TANH, (3, 2, 5, 19), "dense", "dense"), torch.float32),
+        (Case(RNN_RELU, (4, 3, 4, 9), "half", "one row", lengths=(4, 4, 1)), torch.float16),
+    ],
+    ids=str,
+)
+def test_weights_on_the_chip(monkeypatch, case, dtype, device):
+    """Dense products on dropped states equal the products on kept units, and read each weight once."""
+    monkeypatch.setattr(recurrence, "forced", "on-chip")
+    problem = Problem(case)
+    truth = problem.oracle(torch.float64)
+    assert_as_accurate(ours(problem, dtype, device), problem.oracle(dtype), truth)
+
+
+def test_weights_that_do_not_fit_on_the_chip_are_refused(monkeypatch, device):
+    monkeypatch.setattr(recurrence, "forced", "on-chip")
+    monkeypatch.setattr(launch, "shared_memory", lambda device: 1024)
+    problem = Problem(CASES[0])
+    with pytest.raises(RuntimeError, match="'on-chip' was asked for, but the weights of 19 units do not fit"):
+        ours(problem, torch.float32, device)
+    monkeypatch.setattr(recurrence, "forced", None)
+    monkeypatch.setenv("STROP_RECURRENCE", "fastest")
+    with pytest.raises(ValueError, match="STROP_RECURRENCE must be one of on-chip, persistent, steps"):
+        ours(problem, torch.float32, device)
 
 
 @pytest.mark.usefixtures("poison")

@@ -66,7 +66,8 @@ def _check_target(target: Tensor, x: Tensor, classes: int, ignore_index: int) ->
             f"got {list(target.shape)} on {target.device}"
         )
     counts = target != ignore_index
-    if torch.compiler.is_compiling() or transforming():  # which cannot look at values; torch's operator does
+    # These cannot look at values, and to look at a GPU's is to wait for it; torch's operator checks them.
+    if torch.compiler.is_compiling() or transforming() or target.device.type != "cpu":
         return counts
     wrong = target[counts & ((target < 0) | (target >= classes))]
     if wrong.numel():

@@ -19,7 +19,7 @@ def smallest(keys: Tensor, kept: int) -> Tensor:
     positions = torch.arange(keys.shape[1], dtype=torch.int32, device=keys.device)
     # With its position in the low bits no key equals another: exactly `kept` lie at or below the kept-th.
     ranked = keys.long().bitwise_left_shift_(32).add_(positions)
-    if keys.is_cuda:
+    if keys.device.type != "cpu":
         return _without_waiting(ranked, kept)
     # topk is faster than kthvalue.
     last = ranked.topk(kept, 1, largest=False, sorted=False).values.amax(1, keepdim=True)
@@ -27,5 +27,5 @@ def smallest(keys: Tensor, kept: int) -> Tensor:
 
 
 def _without_waiting(ranked: Tensor, kept: int) -> Tensor:
-    """The same where the host must not wait for the device to say how many were selected."""
+    """The same on a device, where the host must not wait to learn how many were selected."""
     return ranked.topk(kept, 1, largest=False, sorted=False).indices.sort(1).values.int()

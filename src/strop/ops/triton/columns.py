@@ -59,9 +59,8 @@ def _drop(
         begins = valid & (row >= rows_before)[:, None]
         source = (start_before + row).to(tl.int64)[:, None] * columns + column[None, :]
         value = tl.load(x + source, mask=goes_on, other=0.0).to(tl.float32)
-        value += tl.load(initial + row[:, None] * columns + column[None, :], mask=begins, other=0.0).to(
-            tl.float32
-        )
+        at_initial = row.to(tl.int64)[:, None] * columns + column[None, :]
+        value += tl.load(initial + at_initial, mask=begins, other=0.0).to(tl.float32)
     else:
         value = tl.load(x + at, mask=valid, other=0.0).to(tl.float32)
     if LISTED:
@@ -69,7 +68,9 @@ def _drop(
         taken = tl.load(at_kept, mask=column < columns, other=0) != 0
         value = tl.where(taken[None, :], value * scale, 0.0)
     if MASKED:
-        at_mask = mask + step.to(tl.int64) * mask_stride + row[:, None] * columns + column[None, :]
+        at_mask = (
+            mask + step.to(tl.int64) * mask_stride + row.to(tl.int64)[:, None] * columns + column[None, :]
+        )
         value *= tl.load(at_mask, mask=valid, other=0.0).to(tl.float32)
     tl.store(out + at, value, mask=valid)
 

@@ -39,7 +39,7 @@ def _forward(
     for at in range(0, kept, CHUNK):
         position = at + tl.arange(0, CHUNK)
         inside = position < kept
-        k = tl.load(index + step * width + position, mask=inside, other=0)
+        k = tl.load(index + step.to(tl.int64) * width + position, mask=inside, other=0)
         of_x = tl.load(x + at_row * columns + k[None, :], mask=live & inside[None, :], other=0.0)
         at_w = weights + k.to(tl.int64)[:, None] * length + output[None, :]
         total = tl.dot(of_x, tl.load(at_w, mask=inside[:, None], other=0.0), total, input_precision=PRECISION)
@@ -67,7 +67,7 @@ def _input_grad(
     if COUNTED:
         kept = tl.load(count + step)
     inside = position < kept
-    k = tl.load(index + step * width + position, mask=inside, other=0)
+    k = tl.load(index + step.to(tl.int64) * width + position, mask=inside, other=0)
     total = tl.zeros((ROWS, KEPT), dtype=tl.float32)
     for at in range(0, outputs, CHUNK):
         output = at + tl.arange(0, CHUNK)

@@ -2,132 +2,104 @@
 
 The input's products over all steps are one dense product on the dropped input, and so are the weights'
 gradients: tensor cores gain nothing where single columns are skipped. What the steps wait for, the product
-with the hidden state, reads the kept units' weights alone.
+with the hidden state, runs in the fastest of the ``WAYS``.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import os
+from collections.abc import Callable
+from functools import partial as bind
 
 import torch
 from torch import Tensor
 
 from strop.ops.products import Keep
 from strop.ops.recurrence import Layer
-from strop.ops.triton import launch, steps_backward, steps_forward
+from strop.ops.triton import choice, launch, steps_backward, steps_forward, tiles
 from strop.ops.triton.columns import drop, kept_map, pack
-from strop.ops.triton.launch import Tiles, run
+from strop.ops.triton.launch import run
 from strop.ops.triton.products import forward_rows, input_grad_rows
+from strop.ops.triton.sequence import Drop, Sequence
+from strop.ops.triton.tiles import Tiles
 
-persistent: bool | None = None
-"""Whether one cooperative launch runs a whole sequence; None: wherever that is possible."""
+WAYS: dict[str, str] = {
+    "on-chip": "one launch for all steps, which keeps all weights on the chip",
+    "persistent": "one launch for all steps, which reads the kept units' weights at each of them",
+    "steps": "a launch for each step, which reads the kept units' weights",
+}
+"""How a recurrence can run."""
 
-
-class _Sequence(NamedTuple):
-    """A layer's cell, and where the rows of its steps lie."""
-
-    kind: str
-    gates: int
-    reverse: bool
-    steps: int
-    batch: int
-    rows: int
-    hidden: int
-    offsets: Tensor | None
-    sizes: Tensor | None
-
-    @classmethod
-    def of(cls, layer: Layer, x: Tensor, h0: Tensor) -> _Sequence:
-        """Of the input or the output ``x``."""
-        cell = layer.cell
-        batch, hidden = h0.shape
-        sizes = layer.batch_sizes
-        rows = x.shape[0] if sizes is not None else x.shape[0] * batch
-        steps = x.shape[0] if sizes is None else sizes.shape[0]
-        offsets = None
-        if sizes is not None:
-            offsets = torch.zeros(steps + 1, dtype=torch.int32)
-            torch.cumsum(sizes, 0, out=offsets[1:])
-            offsets = offsets.to(x.device)
-        return cls(cell.name.lower(), cell.gates, layer.reverse, steps, batch, rows, hidden, offsets, sizes)
-
-    def like(self, width: int) -> tuple[int, ...]:
-        """The shape of ``[T, B, width]``, or packed ``[N, width]``."""
-        return (self.rows, width) if self.sizes is not None else (self.steps, self.batch, width)
-
-    def last_rows(self, y: Tensor) -> Tensor:
-        """The last h in time of each row of the batch: ``[B, H]``."""
-        flat = y.view(self.rows, self.hidden)
-        if self.reverse or self.sizes is None:
-            first = 0 if self.reverse else self.rows - self.batch
-            return flat[first : first + self.batch].clone()
-        lengths = self._lengths()
-        begin = torch.cumsum(self.sizes, 0) - self.sizes
-        return flat[(begin[lengths - 1] + torch.arange(self.batch)).to(y.device)]
-
-    def _lengths(self) -> Tensor:
-        """Steps of each row, on the CPU."""
-        assert self.sizes is not None
-        return (self.sizes.unsqueeze(0) > torch.arange(self.batch).unsqueeze(1)).sum(1)
-
-    def entered(self, device: torch.device) -> Tensor:
-        """int32 ``[B]``: the step that each row enters with its initial state."""
-        if not self.reverse or self.sizes is None:
-            first = self.steps - 1 if self.reverse else 0
-            return torch.full((self.batch,), first, dtype=torch.int32, device=device)
-        return (self._lengths() - 1).to(torch.int32).to(device)
-
-    def tiles(self, width: int, like: Tensor) -> Tiles:
-        return launch.tiles(self.gates, self.hidden, self.batch, width, like.dtype, like.device)
-
-    def tiles_of_gates(self, tiles: Tiles) -> int:
-        """Panels of units times tiles of rows."""
-        return -(-self.hidden // tiles.lanes) * -(-self.batch // tiles.rows)
+forced: str | None = None
+"""The one of them to take; None: what ``STROP_RECURRENCE`` names, or else the fastest."""
 
 
-class _Drop(NamedTuple):
-    """The recurrent drop as the kernels take it; a tensor that is not there is any other."""
-
-    index: Tensor  # pyright: ignore[reportIncompatibleMethodOverride]
-    count: Tensor  # pyright: ignore[reportIncompatibleMethodOverride]
-    mask: Tensor
-    scale: float
-    width: int
-    mask_stride: int
-    flags: dict[str, bool]
-
-    @classmethod
-    def of(cls, keep: Keep | None, mask: Tensor | None, h0: Tensor) -> _Drop:
-        if keep is not None and mask is not None:
-            raise ValueError("only one of recurrent_keep and recurrent_mask can be given")
-        index = count = multiplier = h0
-        scale, width, stride = 1.0, h0.shape[1], 0
-        if keep is not None:
-            index, scale, width = keep.index.contiguous(), float(keep.scale), keep.index.shape[1]
-            count = index if keep.count is None else keep.count.contiguous()
-        if mask is not None:
-            multiplier = mask.expand(-1, *h0.shape).contiguous()
-            stride = h0.numel() if mask.shape[0] > 1 else 0
-        flags = {
-            "LISTED": keep is not None,
-            "COUNTED": keep is not None and keep.count is not None,
-            "MASKED": mask is not None,
-        }
-        return cls(index, count, multiplier, scale, width, stride, flags)
+def _asked() -> str | None:
+    way = forced or os.environ.get("STROP_RECURRENCE") or None
+    if way is not None and way not in WAYS:
+        raise ValueError(f"STROP_RECURRENCE must be one of {', '.join(WAYS)}, got {way!r}")
+    return way
 
 
-def _is_persistent() -> bool:
-    return not launch.interpreting if persistent is None else persistent
+def _plans(sequence: Sequence, width: int, like: Tensor, *, backward: bool) -> dict[str, Tiles]:
+    """The ways that are possible, or the one that was asked for."""
+    where = (like.dtype, like.device)
+    sizes = (sequence.gates, sequence.hidden, sequence.batch)
+    kept = tiles.on_chip(*sizes, *where, backward=backward)
+    read = tiles.reading(*sizes, width, *where)
+    plans = {"persistent": read, "steps": read} | ({} if kept is None else {"on-chip": kept})
+    way = _asked() or ("steps" if launch.interpreting else None)
+    if way is None:
+        return plans
+    if way not in plans:
+        raise RuntimeError(
+            f"STROP_RECURRENCE: {way!r} was asked for, but the weights of {sequence.hidden} units do not fit "
+            f"on the chip in {like.dtype}; leave it to strop, or ask for 'persistent'"
+        )
+    return {way: plans[way]}
 
 
-def _programs(tiles: int, device: torch.device, whole: bool) -> int:
-    """One for each tile; in a launch that runs all steps no more than one a processor, which run at once."""
-    return min(tiles, launch.processors(device)) if whole else tiles
+def _choose(
+    sequence: Sequence,
+    dropped: Drop,
+    like: Tensor,
+    plans: dict[str, Tiles],
+    run_by: Callable[[str], object],
+    phase: str,
+) -> str:
+    """The fastest of the plans, by name. Times of all go with the steps, so they are one kind of work."""
+    packed = sequence.offsets is not None
+    key = (
+        (
+            *(phase, sequence.kind, sequence.hidden, next(iter(plans.values())).rows, dropped.width, packed),
+            *(tuple(dropped.flags.values()), like.dtype, launch.precision(like.dtype), like.device),
+        )
+        if len(plans) > 1
+        else ()
+    )
+    what = (
+        f"{sequence.kind.upper()} of {sequence.hidden} units ({dropped.width} kept), batch {sequence.batch}, "
+        f"{sequence.steps} steps, {str(like.dtype).removeprefix('torch.')}, {phase}"
+    )
+    ways = {way: bind(run_by, way) for way in plans}
+    return choice.fastest(key, what, ways, like.device, "persistent")
+
+
+def _grid(way: str, programs: int, device: torch.device) -> tuple[int, bool]:
+    """How many programs to launch for so many tiles, and whether one launch runs all steps.
+
+    Then no more than one a processor, which run at once; those that keep weights are no more anyway. In the
+    interpreter only a single program can wait for all.
+    """
+    if way == "persistent":
+        programs = min(programs, launch.processors(device))
+    whole = way != "steps" and (not launch.interpreting or programs == 1)
+    return programs, whole
 
 
 def saved_like(layer: Layer, x: Tensor, hidden_size: int) -> tuple[Tensor, ...]:
     """Empty tensors like those that ``forward`` saves for x."""
-    gates, lanes = layer.cell.gates, launch.LANES
+    gates, lanes = layer.cell.gates, tiles.LANES
     weights = x.new_empty(hidden_size, -(-hidden_size // lanes), gates, lanes)
     if gates == 1:
         return (weights,)
@@ -157,13 +129,36 @@ def forward(
     of an LSTM all cell states, float32 ``[N + B, H]``, of a GRU what the hidden state adds to gate n, ``[N,
     H]``.
     """
-    sequence = _Sequence.of(layer, x, h0)
-    dropped = _Drop.of(recurrent_keep, recurrent_mask, h0)
-    tiles = sequence.tiles(dropped.width, x)
+    sequence = Sequence.of(layer, x, h0)
+    dropped = Drop.of(recurrent_keep, recurrent_mask, h0)
+    plans = _plans(sequence, dropped.width, x, backward=False)
+
+    def run_by(way: str) -> tuple[Tensor, Tensor, Tensor | None, tuple[Tensor, ...]]:
+        operands = (x, h0, c0, w_ih, w_hh, b_ih, b_hh, input_keep, recurrent_keep)
+        return _forward(way, plans[way], sequence, dropped, *operands)
+
+    return run_by(_choose(sequence, dropped, x, plans, run_by, "forward"))
+
+
+def _forward(
+    way: str,
+    plan: Tiles,
+    sequence: Sequence,
+    dropped: Drop,
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor | None,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    input_keep: Keep | None,
+    recurrent_keep: Keep | None,
+) -> tuple[Tensor, Tensor, Tensor | None, tuple[Tensor, ...]]:
     hidden, rows, batch = sequence.hidden, sequence.rows, sequence.batch
     bias, bias_n = _biases(sequence, b_ih, b_hh)
     gates = forward_rows(x.reshape(rows, -1), w_ih, bias, input_keep, batch, sequence.offsets)
-    weights = pack(w_hh, sequence.gates, tiles.lanes)
+    weights = pack(w_hh, sequence.gates, plan.lanes)
     first, initial = (0, rows) if sequence.reverse else (batch, 0)
     states = h0.new_empty(rows + batch, hidden)
     states[initial : initial + batch] = h0
@@ -174,12 +169,13 @@ def forward(
         cells[initial : initial + batch] = c0
     elif sequence.kind == "gru":
         cells = h0.new_empty(rows, hidden, dtype=torch.float32)
-    whole = _is_persistent()
-    programs = sequence.tiles_of_gates(tiles)
+    kept = h0 if recurrent_keep is None or not plan.resident else kept_map(recurrent_keep, hidden)
+    count = sequence.tiles_of_gates(plan)
+    programs, whole = _grid(way, sequence.panels(plan) if plan.resident else count, x.device)
     for begin, end in [(0, sequence.steps)] if whole else [(n, n + 1) for n in range(sequence.steps)]:
         run(
             steps_forward.forward,
-            (_programs(programs, x.device, whole),),
+            (programs,),
             gates,
             states,
             cells,
@@ -187,6 +183,7 @@ def forward(
             h0 if bias_n is None else bias_n,
             dropped.index,
             dropped.count,
+            kept,
             dropped.mask,
             h0 if sequence.offsets is None else sequence.offsets,
             torch.zeros(1, dtype=torch.int32, device=x.device) if whole else h0,
@@ -197,7 +194,7 @@ def forward(
             hidden,
             dropped.width,
             dropped.mask_stride,
-            programs,
+            count,
             begin,
             end,
             CELL=sequence.kind,
@@ -205,12 +202,14 @@ def forward(
             PACKED=sequence.offsets is not None,
             BIASED=bias_n is not None,
             G=sequence.gates,
-            U=tiles.lanes,
-            ROWS=tiles.rows,
-            CHUNK=tiles.chunk,
+            U=plan.lanes,
+            ROWS=plan.rows,
+            CHUNK=plan.chunk,
             PRECISION=launch.precision(x.dtype),
             PERSISTENT=whole,
-            warps=tiles.warps,
+            RESIDENT=plan.resident,
+            warps=plan.warps,
+            stages=plan.stages,
             cooperative=whole,
             **dropped.flags,
         )
@@ -225,7 +224,7 @@ def forward(
 
 
 def _biases(
-    sequence: _Sequence, b_ih: Tensor | None, b_hh: Tensor | None
+    sequence: Sequence, b_ih: Tensor | None, b_hh: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None]:
     """What is added with the input, and a GRU's recurrent bias of gate n, which the reset gate scales."""
     if b_hh is None:
@@ -260,30 +259,57 @@ def backward(
     Gradients of the gates are ``[N, G * H]``; of a GRU there are two, the second of what the hidden state
     adds.
     """
-    sequence = _Sequence.of(layer, y, h0)
-    dropped = _Drop.of(recurrent_keep, recurrent_mask, h0)
-    tiles = sequence.tiles(dropped.width, x)
+    sequence = Sequence.of(layer, y, h0)
+    dropped = Drop.of(recurrent_keep, recurrent_mask, h0)
+    plans = _plans(sequence, dropped.width, x, backward=True)
+
+    def run_by(way: str) -> tuple[tuple[Tensor, ...], Tensor, Tensor | None]:
+        return _backward(way, plans[way], sequence, dropped, dy, dh, dc, y, h0, saved, recurrent_keep)
+
+    grads, dh0, dc0 = run_by(_choose(sequence, dropped, x, plans, run_by, "backward"))
+    dx = None
+    if need_dx:
+        dx = input_grad_rows(grads[0], w_ih, input_keep, sequence.batch, sequence.offsets).view(x.shape)
+    return grads, dx, dh0, dc0
+
+
+def _backward(
+    way: str,
+    plan: Tiles,
+    sequence: Sequence,
+    dropped: Drop,
+    dy: Tensor | None,
+    dh: Tensor | None,
+    dc: Tensor | None,
+    y: Tensor,
+    h0: Tensor,
+    saved: tuple[Tensor, ...],
+    recurrent_keep: Keep | None,
+) -> tuple[tuple[Tensor, ...], Tensor, Tensor | None]:
+    """Gradients of the gates, of h0 and of c0."""
     hidden, rows, batch = sequence.hidden, sequence.rows, sequence.batch
     weights, gates, cells = saved if len(saved) == 3 else (saved[0], h0, h0)
     kept = h0 if recurrent_keep is None else kept_map(recurrent_keep, hidden)
     dgates = h0.new_empty(rows, sequence.gates * hidden)
     drecurrent = torch.empty_like(dgates) if sequence.kind == "gru" else dgates
     panel_grads = h0.new_empty(batch, *weights.shape[1:])
-    partial = h0.new_empty(tiles.splits, batch, hidden, dtype=torch.float32)
+    partial = h0.new_empty(plan.splits, batch, hidden, dtype=torch.float32)
     carry = h0.new_empty(batch, hidden, dtype=torch.float32)
-    whole = _is_persistent()
-    gate_tiles = sequence.tiles_of_gates(tiles)
-    product_tiles = -(-dropped.width // tiles.kept) * tiles.splits * -(-batch // tiles.rows)
+    gate_tiles, width = sequence.tiles_of_gates(plan), hidden if plan.resident else dropped.width
+    blocks = -(-width // plan.kept) * plan.splits
+    product_tiles = blocks * -(-batch // plan.rows)
+    at_once = blocks if plan.resident else product_tiles
+    programs, whole = _grid(way, at_once if plan.resident else max(gate_tiles, product_tiles), h0.device)
     both = {"GATES": True, "PRODUCT": True}
-    halves = [(gate_tiles, both | {"PRODUCT": False}), (product_tiles, both | {"GATES": False})]
+    halves = [(gate_tiles, both | {"PRODUCT": False}), (at_once, both | {"GATES": False})]
     if whole:
-        launches = [(0, sequence.steps, max(gate_tiles, product_tiles), both)]
+        launches = [(0, sequence.steps, programs, both)]
     else:
         launches = [(n, n + 1, *half) for n in range(sequence.steps) for half in halves]
-    for begin, end, programs, parts in launches:
+    for begin, end, grid, parts in launches:
         run(
             steps_backward.backward,
-            (_programs(programs, x.device, whole),),
+            (grid,),
             h0 if dy is None else dy.contiguous(),
             h0 if dh is None else dh.contiguous(),
             h0 if dc is None else dc.contiguous(),
@@ -302,13 +328,13 @@ def backward(
             panel_grads,
             partial,
             carry,
-            torch.zeros(1, dtype=torch.int32, device=x.device) if whole else h0,
+            torch.zeros(1, dtype=torch.int32, device=h0.device) if whole else h0,
             dropped.scale,
             sequence.steps,
             batch,
             rows,
             hidden,
-            dropped.width,
+            width,
             dropped.mask_stride,
             gate_tiles,
             product_tiles,
@@ -321,14 +347,16 @@ def backward(
             HAS_DH=dh is not None,
             HAS_DC=dc is not None,
             G=sequence.gates,
-            U=tiles.lanes,
-            ROWS=tiles.rows,
-            KEPT=tiles.kept,
-            CHUNK=tiles.chunk,
-            SPLITS=tiles.splits,
-            PRECISION=launch.precision(x.dtype),
+            U=plan.lanes,
+            ROWS=plan.rows,
+            KEPT=plan.kept,
+            CHUNK=plan.chunk,
+            SPLITS=plan.splits,
+            PRECISION=launch.precision(h0.dtype),
             PERSISTENT=whole,
-            warps=tiles.warps,
+            RESIDENT=plan.resident,
+            warps=plan.warps,
+            stages=plan.stages,
             cooperative=whole,
             **parts,
             **dropped.flags,
@@ -342,7 +370,7 @@ def backward(
         carry,
         kept,
         dropped.mask,
-        sequence.entered(x.device),
+        sequence.entered(h0.device),
         dropped.scale,
         batch,
         hidden,
@@ -350,15 +378,12 @@ def backward(
         CELL=sequence.kind,
         LISTED=dropped.flags["LISTED"],
         MASKED=dropped.flags["MASKED"],
-        SPLITS=tiles.splits,
+        SPLITS=plan.splits,
         U=64,
         ROWS=16,
     )
-    dx = None
-    if need_dx:
-        dx = input_grad_rows(dgates, w_ih, input_keep, batch, sequence.offsets).view(x.shape)
     grads = (dgates, drecurrent) if sequence.kind == "gru" else (dgates,)
-    return grads, dx, dh0, carry.to(h0.dtype) if sequence.kind == "lstm" else None
+    return grads, dh0, carry.to(h0.dtype) if sequence.kind == "lstm" else None
 
 
 def weight_grad(
@@ -372,7 +397,7 @@ def weight_grad(
     recurrent_mask: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """WG: see ``ops.recurrence.weight_grad``."""
-    sequence = _Sequence.of(layer, y, h0)
+    sequence = Sequence.of(layer, y, h0)
     of_input, of_hidden = dgates[0], dgates[-1]
     entering = drop(
         y.reshape(sequence.rows, -1),

@@ -26,14 +26,16 @@ def _through_product(
         after: that step, of all rows or of each.
     """
     if LISTED:
-        valid = valid & (tl.load(kept + after * hidden + unit[None, :], mask=valid, other=0) != 0)
-    at = partial + row[:, None] * hidden + unit[None, :]
-    dh = tl.load(at, mask=valid, other=0.0)
+        at_kept = kept + after.to(tl.int64) * hidden + unit[None, :]
+        valid = valid & (tl.load(at_kept, mask=valid, other=0) != 0)
+    at = row.to(tl.int64)[:, None] * hidden + unit[None, :]
+    dh = tl.load(partial + at, mask=valid, other=0.0)
     for split in tl.static_range(1, SPLITS):
-        dh += tl.load(at + split * batch * hidden, mask=valid, other=0.0)
+        of_split = partial + tl.cast(split, tl.int64) * batch * hidden
+        dh += tl.load(of_split + at, mask=valid, other=0.0)
     dh *= scale
     if MASKED:
-        at_mask = mask + after.to(tl.int64) * mask_stride + row[:, None] * hidden + unit[None, :]
+        at_mask = mask + after.to(tl.int64) * mask_stride + at
         dh *= tl.load(at_mask, mask=valid, other=0.0).to(tl.float32)
     return dh
 
@@ -60,7 +62,7 @@ def _gates_tile(
     goes_on = valid & (row < rows_after)[:, None]
     ends = valid & (row >= rows_after)[:, None]
     now = (start + row).to(tl.int64)[:, None]
-    at = row[:, None] * hidden + unit[None, :]
+    at = row.to(tl.int64)[:, None] * hidden + unit[None, :]
     at_now = now * hidden + unit[None, :]
 
     dh = _through_product(
@@ -73,7 +75,8 @@ def _gates_tile(
         dh += tl.load(dy + at_now, mask=valid, other=0.0).to(tl.float32)
     gate = gates + now * (G * hidden) + unit[None, :]
     dgate = dgates + now * (G * hidden) + unit[None, :]
-    panel_grad = panel_grads + row[:, None] * (panels * G * U) + panel * G * U + tl.arange(0, U)[None, :]
+    in_panel = panel * G * U + tl.arange(0, U)[None, :]
+    panel_grad = panel_grads + row.to(tl.int64)[:, None] * (panels * G * U) + in_panel
     in_batch = (row < rows)[:, None] & (unit >= 0)[None, :]
     if CELL == "lstm":
         dc = tl.load(carry + at, mask=goes_on, other=0.0)
@@ -126,40 +129,66 @@ def _gates_tile(
 
 
 @triton.jit
-def _product_tile(
-    tile, step, weights, index, count, offsets, panel_grads, partial, steps, batch, hidden, width,
-    PACKED: tl.constexpr, LISTED: tl.constexpr, COUNTED: tl.constexpr, G: tl.constexpr, U: tl.constexpr,
-    ROWS: tl.constexpr, KEPT: tl.constexpr, CHUNK: tl.constexpr, SPLITS: tl.constexpr,
-    PRECISION: tl.constexpr,
-):  # fmt: skip
-    """What a split of the gates' gradients sends back to KEPT kept units and ROWS rows of the batch."""
-    split = tile % SPLITS
+def _place(tile, width, KEPT: tl.constexpr, SPLITS: tl.constexpr):
+    """A tile's split of the gates, block of units and block of rows."""
     blocks = tl.cdiv(width, KEPT)
-    block = (tile // SPLITS) % blocks
-    row = (tile // (SPLITS * blocks)) * ROWS + tl.arange(0, ROWS)
-    _, rows = span(step, steps, batch, offsets, PACKED)
-    live = (row < rows)[:, None]
-    kept = width
-    if COUNTED:
-        kept = tl.load(count + step)
-    position = block * KEPT + tl.arange(0, KEPT)
-    inside = position < kept
-    k = position
-    if LISTED:
-        k = tl.load(index + step * width + position, mask=inside, other=0)
+    return tile % SPLITS, (tile // SPLITS) % blocks, tile // (SPLITS * blocks)
+
+
+@triton.jit
+def _share(split, hidden, G: tl.constexpr, U: tl.constexpr, CHUNK: tl.constexpr, SPLITS: tl.constexpr):
+    """Where the gates of a split begin and end, and how many there are in all."""
     length = tl.cdiv(hidden, U) * (G * U)
     share = tl.cdiv(tl.cdiv(length, SPLITS), CHUNK) * CHUNK
-    end = tl.minimum((split + 1) * share, length)
+    return split * share, tl.minimum((split + 1) * share, length), length
+
+
+@triton.jit
+def _weights(weights, k, inside, lane, end, length):
+    at = weights + k.to(tl.int64)[:, None] * length + lane[None, :]
+    return tl.load(at, mask=inside[:, None] & (lane < end)[None, :], other=0.0)
+
+
+@triton.jit
+def _add(dh, panel_grads, row, live, lane, end, length, w, PRECISION: tl.constexpr):
+    at = panel_grads + row.to(tl.int64)[:, None] * length + lane[None, :]
+    d = tl.load(at, mask=live & (lane < end)[None, :], other=0.0)
+    return tl.dot(d, tl.trans(w), dh, input_precision=PRECISION)
+
+
+@triton.jit
+def _product_tile(
+    tile, step, weights, index, count, offsets, panel_grads, partial, steps, batch, hidden, width, resident,
+    PACKED: tl.constexpr, LISTED: tl.constexpr, COUNTED: tl.constexpr, G: tl.constexpr, U: tl.constexpr,
+    ROWS: tl.constexpr, KEPT: tl.constexpr, CHUNK: tl.constexpr, SPLITS: tl.constexpr,
+    PRECISION: tl.constexpr, RESIDENT: tl.constexpr,
+):  # fmt: skip
+    """What a split of the gates' gradients sends back to KEPT kept units and ROWS rows of the batch.
+
+    With RESIDENT to KEPT units, dropped or not: only gradients of kept ones are read.
+    """
+    split, block, row_tile = _place(tile, width, KEPT, SPLITS)
+    row = row_tile * ROWS + tl.arange(0, ROWS)
+    _, rows = span(step, steps, batch, offsets, PACKED)
+    live = (row < rows)[:, None]
+    begin, end, length = _share(split, hidden, G, U, CHUNK, SPLITS)
+    position = block * KEPT + tl.arange(0, KEPT)
+    k = position
+    inside = position < width
     dh = tl.zeros((ROWS, KEPT), dtype=tl.float32)
-    for at in range(split * share, end, CHUNK):
-        lane = at + tl.arange(0, CHUNK)
-        d = tl.load(
-            panel_grads + row[:, None] * length + lane[None, :], mask=live & (lane < end)[None, :], other=0.0
-        )
-        at_w = weights + k.to(tl.int64)[:, None] * length + lane[None, :]
-        w = tl.load(at_w, mask=inside[:, None] & (lane < end)[None, :], other=0.0)
-        dh = tl.dot(d, tl.trans(w), dh, input_precision=PRECISION)
-    target = partial + (split * batch + row)[:, None] * hidden + k[None, :]
+    for chunk in tl.static_range(RESIDENT):
+        lane = begin + chunk * CHUNK + tl.arange(0, CHUNK)
+        dh = _add(dh, panel_grads, row, live, lane, end, length, resident[chunk], PRECISION)
+    if RESIDENT == 0:
+        if COUNTED:
+            inside = position < tl.load(count + step)
+        if LISTED:
+            k = tl.load(index + step.to(tl.int64) * width + position, mask=inside, other=0)
+        for at in range(begin, end, CHUNK):
+            lane = at + tl.arange(0, CHUNK)
+            w = _weights(weights, k, inside, lane, end, length)
+            dh = _add(dh, panel_grads, row, live, lane, end, length, w, PRECISION)
+    target = partial + (tl.cast(split, tl.int64) * batch + row)[:, None] * hidden + k[None, :]
     tl.store(target, dh, mask=live & inside[None, :])
 
 
@@ -180,9 +209,22 @@ def backward(
     COUNTED: tl.constexpr, MASKED: tl.constexpr, HAS_DY: tl.constexpr, HAS_DH: tl.constexpr,
     HAS_DC: tl.constexpr, G: tl.constexpr, U: tl.constexpr, ROWS: tl.constexpr, KEPT: tl.constexpr,
     CHUNK: tl.constexpr, SPLITS: tl.constexpr, PRECISION: tl.constexpr, GATES: tl.constexpr,
-    PRODUCT: tl.constexpr, PERSISTENT: tl.constexpr,
+    PRODUCT: tl.constexpr, PERSISTENT: tl.constexpr, RESIDENT: tl.constexpr,
 ):  # fmt: skip
-    """Steps against the order of time; of each the cell's derivative, and then the product."""
+    """Steps against the order of time; of each the cell's derivative, and then the product.
+
+    With RESIDENT, the number of chunks in a split, `width` is all units, and there is a program for each
+    split and block of units, which reads its weights once.
+    """
+    split, block, _ = _place(tl.program_id(0), width, KEPT, SPLITS)
+    begin, end, length = _share(split, hidden, G, U, CHUNK, SPLITS)
+    k = block * KEPT + tl.arange(0, KEPT)
+    resident = ()
+    if PRODUCT:
+        for chunk in tl.static_range(RESIDENT):
+            lane = begin + chunk * CHUNK + tl.arange(0, CHUNK)
+            own = _weights(weights, k, k < width, lane, end, length)
+            resident = resident + (own,)  # noqa: RUF005
     for n in range(first, last):
         step = n if REVERSE else steps - 1 - n
         if GATES:
@@ -199,7 +241,8 @@ def backward(
             for tile in range(tl.program_id(0), product_tiles, tl.num_programs(0)):
                 _product_tile(
                     tile, step, weights, index, count, offsets, panel_grads, partial, steps, batch,
-                    hidden, width, PACKED, LISTED, COUNTED, G, U, ROWS, KEPT, CHUNK, SPLITS, PRECISION
+                    hidden, width, resident, PACKED, LISTED, COUNTED, G, U, ROWS, KEPT, CHUNK, SPLITS,
+                    PRECISION, RESIDENT
                 )  # fmt: skip
         if PERSISTENT:
             barrier(arrived, (2 * (n - first) + 2) * tl.num_programs(0))
@@ -223,7 +266,7 @@ def initial_grad(
         partial, kept, mask, step, row, unit, valid, scale, batch, hidden, mask_stride, LISTED, MASKED,
         SPLITS
     )  # fmt: skip
-    at = row[:, None] * hidden + unit[None, :]
+    at = row.to(tl.int64)[:, None] * hidden + unit[None, :]
     if CELL == "gru":
         dh += tl.load(carry + at, mask=valid, other=0.0)
     tl.store(dh0 + at, dh, mask=valid)

@@ -1,6 +1,6 @@
 """FP of a recurrence: a step's product with the hidden state, and its cell, in one kernel."""
 
-# pyright: reportPossiblyUnboundVariable=false
+# pyright: reportPossiblyUnboundVariable=false, reportAssignmentType=false
 # pyright: reportGeneralTypeIssues=false, reportAttributeAccessIssue=false
 
 import triton
@@ -10,6 +10,43 @@ from strop.ops.triton import cells as cell
 from strop.ops.triton.steps import barrier, span
 
 
+@triton.jit
+def _weights(weights, k, inside, panel, panels, G: tl.constexpr, U: tl.constexpr):
+    """What units k add to each gate of a panel; of gates that the cell has not, any."""
+    at = weights + k.to(tl.int64)[:, None] * (panels * G * U) + panel * G * U + tl.arange(0, U)[None, :]
+    w0 = tl.load(at, mask=inside[:, None], other=0.0)
+    w1, w2, w3 = w0, w0, w0
+    if G > 1:
+        w1 = tl.load(at + U, mask=inside[:, None], other=0.0)
+        w2 = tl.load(at + 2 * U, mask=inside[:, None], other=0.0)
+    if G > 3:
+        w3 = tl.load(at + 3 * U, mask=inside[:, None], other=0.0)
+    return w0, w1, w2, w3
+
+
+@triton.jit
+def _add(a0, a1, a2, a3, h, w0, w1, w2, w3, G: tl.constexpr, PRECISION: tl.constexpr):
+    a0 = tl.dot(h, w0, a0, input_precision=PRECISION)
+    if G > 1:
+        a1 = tl.dot(h, w1, a1, input_precision=PRECISION)
+        a2 = tl.dot(h, w2, a2, input_precision=PRECISION)
+    if G > 3:
+        a3 = tl.dot(h, w3, a3, input_precision=PRECISION)
+    return a0, a1, a2, a3
+
+
+@triton.jit
+def _entering(
+    states, mask, step, entering, row, k, taken, hidden, mask_stride, MASKED: tl.constexpr,
+):  # fmt: skip
+    """Units k of the states that enter a step, zero where not taken."""
+    h = tl.load(states + entering[:, None] * hidden + k[None, :], mask=taken, other=0.0)
+    if MASKED:
+        at = mask + step.to(tl.int64) * mask_stride + row.to(tl.int64)[:, None] * hidden + k[None, :]
+        h = (h.to(tl.float32) * tl.load(at, mask=taken, other=0.0).to(tl.float32)).to(h.dtype)
+    return h
+
+
 @triton.jit(do_not_specialize=["first", "last"])
 def forward(
     gates,    # [N, G, H]: what the input adds, with biases; becomes the gates after their nonlinearities
@@ -17,14 +54,25 @@ def forward(
     cells,    # LSTM: c, float32 [N + B, H] likewise; GRU: what h adds to gate n, float32 [N, H]
     weights,  # [H, PANELS, G, U]
     bias,     # GRU: of gate n, recurrent, [H]
-    index, count, mask, offsets, arrived, scale, steps, batch, total, hidden, width, mask_stride, tiles,
-    first, last,
+    index, count,
+    kept,     # int8 [T, H], in place of the index lists if weights are on the chip
+    mask, offsets, arrived, scale, steps, batch, total, hidden, width, mask_stride, tiles, first, last,
     CELL: tl.constexpr, REVERSE: tl.constexpr, PACKED: tl.constexpr, LISTED: tl.constexpr,
     COUNTED: tl.constexpr, MASKED: tl.constexpr, BIASED: tl.constexpr, G: tl.constexpr, U: tl.constexpr,
     ROWS: tl.constexpr, CHUNK: tl.constexpr, PRECISION: tl.constexpr, PERSISTENT: tl.constexpr,
+    RESIDENT: tl.constexpr,
 ):  # fmt: skip
-    """Steps in the order of time. A tile is a panel of units and ROWS rows of the batch."""
+    """Steps in the order of time. A tile is a panel of units and ROWS rows of the batch.
+
+    With RESIDENT, the number of chunks in all units, there is a program for each panel, which reads its
+    weights once and multiplies whole states whose dropped units are zero.
+    """
     panels = tl.cdiv(hidden, U)
+    resident = ()
+    for chunk in tl.static_range(RESIDENT):
+        every = chunk * CHUNK + tl.arange(0, CHUNK)
+        own = _weights(weights, every, every < hidden, tl.program_id(0), panels, G, U)
+        resident = resident + (own,)  # noqa: RUF005
     # Where y and the initial states lie.
     y_at = 0 if REVERSE else batch
     initial_at = total if REVERSE else 0
@@ -38,44 +86,32 @@ def forward(
             before, rows_before = span(step + 1 if REVERSE else step - 1, steps, batch, offsets, PACKED)
             entering = tl.where(row < rows_before, y_at + before + row, initial_at + row).to(tl.int64)
             live = (row < rows)[:, None]
-            kept = width
-            if COUNTED:
-                kept = tl.load(count + step)
-
             a0 = tl.zeros((ROWS, U), dtype=tl.float32)
-            if G > 1:
-                a1 = tl.zeros((ROWS, U), dtype=tl.float32)
-                a2 = tl.zeros((ROWS, U), dtype=tl.float32)
-            if G > 3:
-                a3 = tl.zeros((ROWS, U), dtype=tl.float32)
-            for at in range(0, kept, CHUNK):
-                position = at + tl.arange(0, CHUNK)
-                inside = position < kept
-                k = position
+            a1, a2, a3 = a0, a0, a0
+            for chunk in tl.static_range(RESIDENT):
+                k = chunk * CHUNK + tl.arange(0, CHUNK)
+                taken = live & (k < hidden)[None, :]
                 if LISTED:
-                    k = tl.load(index + step * width + position, mask=inside, other=0)
-                h = tl.load(
-                    states + entering[:, None] * hidden + k[None, :], mask=live & inside[None, :], other=0.0
-                )
-                if MASKED:
-                    at_mask = mask + step.to(tl.int64) * mask_stride + row[:, None] * hidden + k[None, :]
-                    factor = tl.load(at_mask, mask=live & inside[None, :], other=0.0)
-                    h = (h.to(tl.float32) * factor.to(tl.float32)).to(h.dtype)
-                w = (
-                    weights
-                    + k.to(tl.int64)[:, None] * (panels * G * U)
-                    + panel * G * U
-                    + tl.arange(0, U)[None, :]
-                )
-                a0 = tl.dot(h, tl.load(w, mask=inside[:, None], other=0.0), a0, input_precision=PRECISION)
-                if G > 1:
-                    w1 = tl.load(w + U, mask=inside[:, None], other=0.0)
-                    a1 = tl.dot(h, w1, a1, input_precision=PRECISION)
-                    w2 = tl.load(w + 2 * U, mask=inside[:, None], other=0.0)
-                    a2 = tl.dot(h, w2, a2, input_precision=PRECISION)
-                if G > 3:
-                    w3 = tl.load(w + 3 * U, mask=inside[:, None], other=0.0)
-                    a3 = tl.dot(h, w3, a3, input_precision=PRECISION)
+                    at_kept = kept + step.to(tl.int64) * hidden + k
+                    taken = taken & (tl.load(at_kept, mask=k < hidden, other=0) != 0)[None, :]
+                h = _entering(states, mask, step, entering, row, k, taken, hidden, mask_stride, MASKED)
+                w0, w1, w2, w3 = resident[chunk]
+                a0, a1, a2, a3 = _add(a0, a1, a2, a3, h, w0, w1, w2, w3, G, PRECISION)
+            if RESIDENT == 0:
+                taking = width
+                if COUNTED:
+                    taking = tl.load(count + step)
+                for at in range(0, taking, CHUNK):
+                    position = at + tl.arange(0, CHUNK)
+                    inside = position < taking
+                    k = position
+                    if LISTED:
+                        at_index = index + step.to(tl.int64) * width + position
+                        k = tl.load(at_index, mask=inside, other=0)
+                    taken = live & inside[None, :]
+                    h = _entering(states, mask, step, entering, row, k, taken, hidden, mask_stride, MASKED)
+                    w0, w1, w2, w3 = _weights(weights, k, inside, panel, panels, G, U)
+                    a0, a1, a2, a3 = _add(a0, a1, a2, a3, h, w0, w1, w2, w3, G, PRECISION)
 
             valid = live & (unit < hidden)[None, :]
             now = (start + row).to(tl.int64)[:, None]
