@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test lint docs format sanitize bench gpu results clean
+.PHONY: install demo test lint docs format sanitize bench gpu gpu-train results clean
 
 install: $(INSTALLED)
 
@@ -50,13 +50,27 @@ bench: install
 # short table last; GPU_OUT gets all of it.
 GPU_OUT ?= gpu.csv
 gpu:
+	@start=$$(date +%s); \
 	if $(PYTHON) -c 'import pytest, pytest_timeout, hypothesis' 2>/dev/null; then \
-	  PYTHONPATH=src $(PYTHON) -m pytest -q tests/ops/test_triton_*.py || exit 1; \
-	fi
+	  PYTHONPATH=src timeout 150 $(PYTHON) -m pytest -q tests/ops/test_triton_*.py; status=$$?; \
+	  if [ $$status = 124 ]; then echo "gpu: the tests were cut off after 150 seconds"; \
+	  elif [ $$status != 0 ]; then exit $$status; fi; \
+	fi; \
 	if command -v compute-sanitizer >/dev/null; then \
-	  PYTHONPATH=src compute-sanitizer --error-exitcode 1 $(PYTHON) -m strop.bench gpu --tiny --out $(GPU_OUT) || exit 1; \
-	fi
-	PYTHONPATH=src $(PYTHON) -m strop.bench gpu --minutes 6 --out $(GPU_OUT)
+	  PYTHONPATH=src timeout 60 compute-sanitizer --error-exitcode 1 $(PYTHON) -m strop.bench gpu --tiny --out $(GPU_OUT); status=$$?; \
+	  if [ $$status = 124 ]; then echo "gpu: compute-sanitizer was cut off after a minute"; \
+	  elif [ $$status != 0 ]; then exit $$status; fi; \
+	fi; \
+	minutes=$$(awk "BEGIN { print 7.25 - ($$(date +%s) - $$start) / 60 }"); \
+	PYTHONPATH=src $(PYTHON) -m strop.bench gpu --minutes $$minutes --out $(GPU_OUT)
+
+# Four language models on a GPU with the data of PTB=FOLDER, to their last epoch; those that were stopped go on.
+# Learning curves are left in runs/gpu/*/curve.csv and .png: make gpu-train PTB=FOLDER
+GPU_DEVICE ?= cuda
+gpu-train:
+	@test -n "$(PTB)" || { echo 'make gpu-train PTB=FOLDER: the folder of the Penn Treebank texts'; exit 1; }
+	PYTHONPATH=src $(PYTHON) benchmarks/train.py ptb=$(PTB) --only zaremba- --dropouts nr-rh-st nr-random \
+	  --device $(GPU_DEVICE) --runs runs/gpu $(if $(EPOCHS),--epochs $(EPOCHS))
 
 # The trainings of docs/results.md whose data is given, hours each; one that was stopped goes on:
 # make results DATA="ptb=FOLDER conll2003=FOLDER" ONLY=zaremba-medium EPOCHS=15

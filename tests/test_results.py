@@ -90,3 +90,10 @@ def test_trainings_go_on_where_they_were_stopped(collect, tmp_path):
     fresh = " ".join(found["ptb-zaremba-medium-nr-rh-st-0"])
     assert fresh.endswith("--preset zaremba-medium --dropout nr-rh-st --data TEXT --seed 0")
     assert not list(train.commands({}, tmp_path, ""))
+    on_gpu = list(train.commands({"ptb": "TEXT"}, tmp_path, "zaremba-", ("nr-rh-st", "nr-random"), "cuda"))
+    assert [out.name for _, out, _ in on_gpu] == [
+        "ptb-zaremba-medium-nr-rh-st-0",
+        "ptb-zaremba-large-nr-rh-st-0",
+        "ptb-zaremba-large-nr-random-0",
+    ]
+    assert all(words[-2:] == ["--device", "cuda"] for _, _, words in on_gpu)

@@ -98,6 +98,8 @@ def several_processors(monkeypatch):
     if launch.interpreting:
         monkeypatch.setattr(launch, "processors", lambda device: 7)
         monkeypatch.setattr(launch, "shared_memory", lambda device: 64 * 1024)
+    else:  # the others have tests of their own, and compiling takes time
+        monkeypatch.setattr(recurrence, "forced", "persistent")
 
 
 @pytest.mark.usefixtures("poison")

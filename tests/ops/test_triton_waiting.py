@@ -70,7 +70,8 @@ def test_a_step_of_training_a_language_model(pretended, monkeypatch, dropout, wa
             clipped_step(optimizer, parameters, gradient_norm(parameters), 5.0)
             state = (state[0].detach(), state[1].detach())
     assert loss.is_meta
-    assert ("backward" in pretended) == (dropout == "nr-rh-st")
+    # nr-st: measured against cuDNN.
+    assert ("backward" in pretended) == (dropout != "nr-random")
 
 
 @pytest.mark.parametrize("pattern", ["structured", "fixed", "random", "variational"])

@@ -123,6 +123,8 @@ def run(options: Options) -> int:
         rows += measure(point, device, notes)
         write(options.out, where, rows)
         print(f"{number + 1} of {len(todo)}: {point.preset.name} {point.precision}", file=sys.stderr)
+    if chosen := dispatch.choices():
+        print("What was taken, and why:", *chosen, sep="\n  ")
     show(rows, notes)
     return 1 if any(note.startswith("failed") for note in notes) else 0
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import product
@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import strop
 from strop.nn.masks import Masks
-from strop.ops import dispatch
+from strop.ops import cells, dispatch
 from strop.pattern import Mask
 
 _AS_GOOD_AS = 2.0  # times PyTorch's own error in that precision
@@ -28,9 +28,8 @@ class _Case:
     pattern: str
     bidirectional: bool = False
     packed: bool = False
-    everywhere: bool = (
-        False  # in all precisions; else in float32 and one with tensor cores: compiling takes time
-    )
+    everywhere: bool = False
+    """In all precisions and ways; else in one way, in float32 and bfloat16: compiling takes time."""
 
     def __str__(self) -> str:
         more = " bidirectional" * self.bidirectional + " packed" * self.packed
@@ -65,8 +64,35 @@ def faults(
             continue
         torch.manual_seed(0)
         with precision(name) as dtype:
-            found += [f"{case} {name}: {fault}" for fault in _faults_of(case, dtype, name, device)]
+            for way in _ways(case, dtype, device):
+                with _forced(way):
+                    said = _faults_of(case, dtype, name, device)
+                found += [f"{case} {name}{f' {way}' if way else ''}: {fault}" for fault in said]
     return found
+
+
+def _ways(case: _Case, dtype: torch.dtype, device: torch.device) -> list[str | None]:
+    """How the recurrence is to run: a clock may choose any of the ways that are possible."""
+    from strop.ops.triton import tiles
+
+    if device.type == "cpu":
+        return [None]
+    _, batch, _, hidden = case.sizes
+    sizes = (cells.LSTM.gates, hidden, batch, dtype, device)
+    kept = all(tiles.on_chip(*sizes, backward=backward) for backward in (False, True))
+    ways: list[str | None] = ["persistent", "steps", *(["on-chip"] if kept else [])]
+    return ways if case.everywhere else ways[:1]
+
+
+@contextmanager
+def _forced(way: str | None) -> Iterator[None]:
+    from strop.ops.triton import recurrence
+
+    before, recurrence.forced = recurrence.forced, way
+    try:
+        yield
+    finally:
+        recurrence.forced = before
 
 
 def _faults_of(case: _Case, dtype: torch.dtype, name: str, device: torch.device) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,26 +42,42 @@ def stack(
     lasts: list[States] = []
     for first in range(0, len(weights), directions):
         here = slice(first, first + directions)
+        own = None if states is None else tuple(state[here] for state in states)
         if not any(recurrent_masks[here]) and input_masks[here].count(input_masks[first]) == directions:
-            own = None if states is None else tuple(state[here] for state in states)
             done = _by_cudnn(cell, x, own, weights[here], input_masks[first], batch_sizes)
             if done is not None:
                 x, last = done
                 lasts += zip(*last, strict=True)
                 continue
-        ys = []
-        for number in range(first, first + directions):
-            own = None if states is None else tuple(state[number] for state in states)
-            masks = input_masks[number], recurrent_masks[number]
-            ih, hh, *biases = weights[number]
-            hr = biases.pop() if len(biases) % 2 else None
-            b_ih, b_hh = biases or (None, None)
-            how = {"reverse": number > first, "batch_sizes": batch_sizes}
-            y, last = recurrence(cell, x, own, (ih, hh, b_ih, b_hh, hr), *masks, **how)
-            ys.append(y)
-            lasts.append(last)
-        x = ys[0] if len(ys) == 1 else torch.cat(ys, -1)
+        x, last = _layer(
+            cell, x, own, weights[here], input_masks[here], recurrent_masks[here], batch_sizes=batch_sizes
+        )
+        lasts += last
     return x, tuple(torch.stack(each) for each in zip(*lasts, strict=True))
+
+
+def _layer(
+    cell: Cell,
+    x: Tensor,
+    states: States | None,
+    weights: Sequence[Sequence[Tensor]],
+    input_masks: Sequence[Mask | None],
+    recurrent_masks: Sequence[Mask | None],
+    *,
+    batch_sizes: Tensor | None,
+) -> tuple[Tensor, list[States]]:
+    """The directions of a layer: h of every step side by side, and the last states of each."""
+    ys, lasts = [], []
+    for number, (ih, hh, *biases) in enumerate(weights):
+        own = None if states is None else tuple(state[number] for state in states)
+        masks = input_masks[number], recurrent_masks[number]
+        hr = biases.pop() if len(biases) % 2 else None
+        b_ih, b_hh = biases or (None, None)
+        how = {"reverse": number > 0, "batch_sizes": batch_sizes}
+        y, last = recurrence(cell, x, own, (ih, hh, b_ih, b_hh, hr), *masks, **how)
+        ys.append(y)
+        lasts.append(last)
+    return ys[0] if len(ys) == 1 else torch.cat(ys, -1), lasts
 
 
 def _by_cudnn(
@@ -73,14 +90,58 @@ def _by_cudnn(
 ) -> tuple[Tensor, States] | None:
     """A layer that drops at most its input, where that is for cuDNN to run; None elsewhere.
 
-    Products over all steps run on tensor cores, to which single columns bring nothing (docs/performance.md).
+    Products over all steps run on tensor cores, to which single columns bring nothing (docs/performance.md):
+    so cuDNN is to run it where nothing says otherwise, and a GPU does by measurement.
     """
     if torch.compiler.is_compiling() or dispatch.select(x) != "triton":
         return None
-    if input_mask is not None:
-        x = times_mask(x, input_mask, Layer(cell, batch_sizes=batch_sizes))
+    directions, each = len(weights), len(weights[0])
+
+    def cudnn(x: Tensor, flat: Sequence[Tensor]) -> tuple[Tensor, States]:
+        if input_mask is not None:
+            x = times_mask(x, input_mask, Layer(cell, batch_sizes=batch_sizes))
+        return _torch_stack(cell, x, states, flat, each, directions == 2, batch_sizes)
+
+    def triton(x: Tensor, flat: Sequence[Tensor]) -> tuple[Tensor, list[States]]:
+        masks = (input_mask,) * directions, (None,) * directions
+        return _layer(cell, x, states, _split(flat, each), *masks, batch_sizes=batch_sizes)
+
     flat = [tensor for each in weights for tensor in each]
-    return _torch_stack(cell, x, states, flat, len(weights[0]), len(weights) == 2, batch_sizes)
+    ways = {"cudnn": cudnn, "triton": triton}
+    return cudnn(x, flat) if _fastest(ways, cell, x, flat, input_mask, batch_sizes) == "cudnn" else None
+
+
+def _fastest(
+    ways: dict[str, Callable[..., tuple[Tensor, Any]]],
+    cell: Cell,
+    x: Tensor,
+    flat: Sequence[Tensor],
+    mask: Mask | None,
+    batch_sizes: Tensor | None,
+) -> str:
+    """The one whose forward and backward pass of a layer take least on this GPU."""
+    if x.device.type == "cpu" or transforming() or torch.is_inference_mode_enabled():
+        return "cudnn"
+    from strop.ops.triton import choice
+
+    leaves = [tensor.detach().requires_grad_() for tensor in (x, *flat)]
+
+    def passes(way: str) -> Any:
+        with torch.enable_grad():
+            y, _ = ways[way](leaves[0], leaves[1:])
+            return torch.autograd.grad(y, leaves, torch.ones_like(y))
+
+    batch = x.shape[1] if batch_sizes is None else int(batch_sizes[0])
+    drops = "nothing" if mask is None else f"{mask.scale:.3g}x"
+    sizes = (x.shape[-1], flat[1].shape[1], len(flat), batch)
+    precisions = (autocast_dtype(x), x.dtype, torch.backends.cuda.matmul.fp32_precision)
+    what = (
+        f"{cell.name} of {sizes[0]} to {sizes[1]} units, batch {batch}, "
+        f"{str(x.dtype).removeprefix('torch.')}, nothing dropped of its state"
+    )
+    key = (cell.name, *sizes, drops, mask is not None and mask.index is not None, batch_sizes is None)
+    bound = {way: partial(passes, way) for way in ways}
+    return choice.fastest((*key, *precisions, x.device), what, bound, x.device, "cudnn")
 
 
 def _split(flat: Sequence[Tensor], each: int) -> list[Sequence[Tensor]]:

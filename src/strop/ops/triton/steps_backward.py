@@ -216,11 +216,11 @@ def backward(
     With RESIDENT, the number of chunks in a split, `width` is all units, and there is a program for each
     split and block of units, which reads its weights once.
     """
-    split, block, _ = _place(tl.program_id(0), width, KEPT, SPLITS)
-    begin, end, length = _share(split, hidden, G, U, CHUNK, SPLITS)
-    k = block * KEPT + tl.arange(0, KEPT)
     resident = ()
-    if PRODUCT:
+    if PRODUCT and RESIDENT > 0:
+        split, block, _ = _place(tl.program_id(0), width, KEPT, SPLITS)
+        begin, end, length = _share(split, hidden, G, U, CHUNK, SPLITS)
+        k = block * KEPT + tl.arange(0, KEPT)
         for chunk in tl.static_range(RESIDENT):
             lane = begin + chunk * CHUNK + tl.arange(0, CHUNK)
             own = _weights(weights, k, k < width, lane, end, length)
