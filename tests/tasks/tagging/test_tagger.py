@@ -39,9 +39,11 @@ def test_hyper_parameters_are_checked(tiny, wrong, message):
         replace(tiny, **wrong)
 
 
+# With a share that drops nothing it still computes as if something were.
+@pytest.mark.parametrize("p", [0.0, 1e-300])
 @pytest.mark.parametrize(("groups", "width"), [(1, 3), (4, 3), (2, 1), (4, 5)])
-def test_the_character_cnn_is_a_convolution_word_by_word(tiny, groups, width):
-    cnn = CharacterCNN(9, replace(tiny, char_groups=groups, char_width=width), p=0.0).double()
+def test_the_character_cnn_is_a_convolution_word_by_word(tiny, groups, width, p):
+    cnn = CharacterCNN(9, replace(tiny, char_groups=groups, char_width=width), p).double()
     words = [[3, 4, 5, 6], [7], [8, 8], [1, 2, 3]]
     characters = torch.zeros(len(words), 6, dtype=torch.int64)
     for row, word in enumerate(words):

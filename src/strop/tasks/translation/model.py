@@ -160,22 +160,35 @@ class TranslationModel(nn.Module):
         self.output = nn.Linear(units, target_words)
 
     def forward(
-        self, source: Tensor, lengths: Tensor, target: Tensor, masks: TranslationMasks | None = None
+        self,
+        source: Tensor,
+        lengths: Tensor,
+        target: Tensor,
+        masks: TranslationMasks | None = None,
+        following: Tensor | None = None,
     ) -> Tensor:
-        """Logits `[T, B, words]` of the words after each of `target` `[T, B]`.
+        """Logits `[T, B, words]` of the words after each of `target` `[T, B]`; given those words, too, their
+        cross entropy in place of the logits, summed over all but padding.
 
         Args:
             source: `[S, B]`, padded at the end.
             lengths: `[B]`, on the CPU, descending.
             target: begins with BEGIN.
             masks: see `draw`; None draws in training.
+            following: `[T, B]`, padded at the end.
         """
         if masks is None and self.training and self.decoder.structured:
             masks = self.draw(len(source), *target.shape)
         memory, state = self.encode(source, lengths, None if masks is None else masks.memory)
         outputs = self.decoder(target, state, memory, None if masks is None else masks.decoder)
         mask = None if masks is None else masks.decoder.output
-        return functional.linear(outputs, self.output.weight, self.output.bias, mask)
+        weight, bias = self.output.weight, self.output.bias
+        if following is None or not self.decoder.structured:
+            logits = functional.linear(outputs, weight, bias, mask)
+            return logits if following is None else _summed_cross_entropy(logits, following)
+        return functional.linear_cross_entropy(
+            outputs, weight, following, bias=bias, mask=mask, reduction="sum", ignore_index=PAD_ID
+        )
 
     def encode(self, source: Tensor, lengths: Tensor, mask: Mask | None = None) -> tuple[Memory, State]:
         """The source for the attention, and the state that the decoder begins with."""
@@ -210,3 +223,9 @@ class TranslationModel(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         for _, parameter in sorted(self.named_parameters()):
             parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
+
+
+def _summed_cross_entropy(logits: Tensor, following: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(
+        logits.flatten(0, 1), following.flatten(), ignore_index=PAD_ID, reduction="sum"
+    )
