@@ -187,6 +187,12 @@ def test_a_model_learns_and_resumes_exactly(corpus, dropout, tmp_path):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_training_without_progress_ends_early(corpus, tmp_path):
+    still = replace(TINY, rate=0.0, epochs=5)
+    result = train_translation(corpus, still, "nr-st", tmp_path / "run", tensorboard=False, patience=1)
+    assert [row["epoch"] for row in result.rows] == [1, 2]
+
+
 def test_a_run_is_not_resumed_on_other_data_or_with_another_dropout(corpus, tmp_path):
     preset = replace(TINY, epochs=1)
     train_translation(corpus, preset, "nr-st", tmp_path / "run", tensorboard=False)

@@ -1,12 +1,13 @@
 """The options that every training command shares, and how a run remembers those it was started with."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from strop.training import DESCRIPTION, RunFolderError, read_description
+from strop.training import DESCRIPTION, LoopOptions, LoopSettings, RunFolderError, read_description
 
 Preset = TypeVar("Preset", bound=Any)  # a dataclass of settings
 
@@ -129,3 +130,10 @@ def with_given(preset: Preset, options: TrainOptions) -> Preset:
     """`preset` with the options of its fields' names that were given (are not None) in place of its own."""
     given = {field.name: getattr(options, field.name) for field in fields(preset)}
     return replace(preset, **{name: value for name, value in given.items() if value is not None})
+
+
+def loop_options(
+    out: Path, preset: Any, seed: int, files: Mapping[str, str], settings: LoopSettings
+) -> LoopOptions:
+    """The loop's options for a training from Python: epochs and clipping are the preset's."""
+    return LoopOptions(out, epochs=preset.epochs, seed=seed, clip=preset.clip, files=files, **settings)

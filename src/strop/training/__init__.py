@@ -14,7 +14,7 @@ from strop.training.folder import DESCRIPTION, Trained, read_description, read_t
 from strop.training.loop import train
 from strop.training.memory import reuse_freed_pages
 from strop.training.progress import Bar, Lines, Progress, Silent, Status, for_stdout
-from strop.training.run import LoopOptions, Result
+from strop.training.run import LoopOptions, LoopSettings, Result
 from strop.training.schedule import EpochDecay, Schedule, constant
 from strop.training.task import Outcome, Task
 
@@ -26,6 +26,7 @@ __all__ = [
     "InterruptedRunError",
     "Lines",
     "LoopOptions",
+    "LoopSettings",
     "NonFiniteError",
     "NtAsgd",
     "Outcome",

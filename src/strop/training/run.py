@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,16 @@ class LoopOptions:
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise ValueError(f"{name}: {value}; 0 or more is needed")
+
+
+class LoopSettings(TypedDict, total=False):
+    """Fields of `LoopOptions` that have to do with no task, for functions that pass them on."""
+
+    evaluations: int
+    checkpoint_seconds: float
+    patience: int | None
+    resume: bool
+    tensorboard: bool
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import torch
 
@@ -13,8 +13,8 @@ from strop.tasks.language.awd import AwdModel
 from strop.tasks.language.model import LanguageModel
 from strop.tasks.language.presets import PRESETS, AwdPreset, Dropout, Preset, PresetName, preset_of
 from strop.tasks.language.task import VOCABULARY, LanguageTask, build_model
-from strop.tasks.options import TrainOptions, with_given
-from strop.training import LoopOptions, Progress, Result, RunFolderError, World, read_trained, train
+from strop.tasks.options import TrainOptions, loop_options, with_given
+from strop.training import LoopSettings, Progress, Result, RunFolderError, World, read_trained, train
 
 # Every preset's hyper-parameters are options of the same names.
 _HYPER_PARAMETERS = tuple(dict.fromkeys(field.name for kind in (Preset, AwdPreset) for field in fields(kind)))
@@ -116,32 +116,19 @@ def train_language(
     tied: bool = False,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    evaluations: int = 1,
-    checkpoint_seconds: float = 60.0,
-    patience: int | None = None,
-    resume: bool = False,
-    tensorboard: bool = True,
     world: World | None = None,
     progress: Progress | None = None,
+    **settings: Unpack[LoopSettings],
 ) -> Result:
     """Trains for `preset.epochs` and tests the best weights; the run's files are in the folder `out`.
+
+    Further `settings` are those of `strop.training.LoopOptions`, e.g. `patience` and `resume`.
 
     Rows of the result (and of `out/curve.csv`) hold `train_perplexity` and `valid_perplexity`, its
     `test` holds `perplexity`. Raises `strop.training.RunError` and `ValueError`.
     """
     task = LanguageTask(corpus, preset, dropout, tied=tied, seed=seed, device=device, world=world)
-    options = LoopOptions(
-        out,
-        epochs=preset.epochs,
-        seed=seed,
-        clip=preset.clip,
-        evaluations=evaluations,
-        checkpoint_seconds=checkpoint_seconds,
-        patience=patience,
-        resume=resume,
-        tensorboard=tensorboard,
-        files=task.files,
-    )
+    options = loop_options(out, preset, seed, task.files, settings)
     return train(task, options, world, progress)
 
 

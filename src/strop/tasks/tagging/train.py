@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import torch
 
@@ -12,11 +12,11 @@ from strop.data.schemes import Scheme
 from strop.data.vectors import read_vectors
 from strop.tasks import command
 from strop.tasks.command import Session
-from strop.tasks.options import TrainOptions, with_given
+from strop.tasks.options import TrainOptions, loop_options, with_given
 from strop.tasks.tagging.predict import VOCABULARIES
 from strop.tasks.tagging.presets import PRESETS, Dropout, Preset, PresetName
 from strop.tasks.tagging.task import TaggingTask
-from strop.training import LoopOptions, Progress, Result, World, train
+from strop.training import LoopSettings, Progress, Result, World, train
 
 
 @dataclass(frozen=True)
@@ -98,33 +98,20 @@ def train_tagger(
     vectors: Mapping[str, Sequence[float]] | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    evaluations: int = 1,
-    checkpoint_seconds: float = 60.0,
-    patience: int | None = None,
-    resume: bool = False,
-    tensorboard: bool = True,
     world: World | None = None,
     progress: Progress | None = None,
+    **settings: Unpack[LoopSettings],
 ) -> Result:
     """Trains for `preset.epochs` and tests the best weights; the run's files are in the folder `out`.
+
+    Further `settings` are those of `strop.training.LoopOptions`, e.g. `patience` and `resume`.
 
     Rows of the result (and of `out/curve.csv`) hold `train_loss`, the negative log-likelihood per word, and
     `valid_f1`, `valid_precision`, `valid_recall` and `valid_accuracy` in percent; its `test` the same of the
     test split. Raises `strop.training.RunError` and `ValueError`.
     """
     task = TaggingTask(corpus, preset, dropout, vectors=vectors, seed=seed, device=device, world=world)
-    options = LoopOptions(
-        out,
-        epochs=preset.epochs,
-        seed=seed,
-        clip=preset.clip,
-        evaluations=evaluations,
-        checkpoint_seconds=checkpoint_seconds,
-        patience=patience,
-        resume=resume,
-        tensorboard=tensorboard,
-        files={VOCABULARIES: task.vocabularies.to_json()},
-    )
+    options = loop_options(out, preset, seed, {VOCABULARIES: task.vocabularies.to_json()}, settings)
     return train(task, options, world, progress)
 
 

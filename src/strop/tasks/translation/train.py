@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import torch
 
@@ -11,10 +11,10 @@ from strop.data.text import DataError
 from strop.tasks import command
 from strop.tasks.command import Session
 from strop.tasks.language.presets import Dropout
-from strop.tasks.options import TrainOptions, with_given
+from strop.tasks.options import TrainOptions, loop_options, with_given
 from strop.tasks.translation.presets import DATA_SETS, PRESETS, Preset, PresetName
 from strop.tasks.translation.task import TranslationTask, bleu
-from strop.training import LoopOptions, Progress, Result, World, train
+from strop.training import LoopSettings, Progress, Result, World, train
 
 
 @dataclass(frozen=True)
@@ -116,31 +116,20 @@ def train_translation(
     *,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    evaluations: int = 1,
-    checkpoint_seconds: float = 60.0,
-    resume: bool = False,
-    tensorboard: bool = True,
     world: World | None = None,
     progress: Progress | None = None,
+    **settings: Unpack[LoopSettings],
 ) -> Result:
     """Trains for `preset.epochs` and tests the best weights; the run's files are in the folder `out`.
+
+    Further `settings` are those of `strop.training.LoopOptions`, e.g. `patience` and `resume`.
 
     Rows of the result (and of `out/curve.csv`) hold `train_perplexity`, `valid_perplexity` and
     `valid_bleu`, its `test` holds `perplexity` and `bleu`. Raises `strop.training.RunError` and
     `ValueError`.
     """
     task = TranslationTask(corpus, preset, dropout, seed=seed, device=device, world=world)
-    options = LoopOptions(
-        out,
-        epochs=preset.epochs,
-        seed=seed,
-        clip=preset.clip,
-        evaluations=evaluations,
-        checkpoint_seconds=checkpoint_seconds,
-        resume=resume,
-        tensorboard=tensorboard,
-        files=task.files,
-    )
+    options = loop_options(out, preset, seed, task.files, settings)
     return train(task, options, world, progress)
 
 
