@@ -74,9 +74,11 @@ gpu-train:
 
 # The trainings of docs/results.md whose data is given, hours each; one that was stopped goes on:
 # make results DATA="ptb=FOLDER conll2003=FOLDER" ONLY=zaremba-medium EPOCHS=15
+# JOBS=2 runs two at once with half of the threads each: twice as fast for conll2003, whose steps are small.
 results: install
 	test -n "$(DATA)" || { echo 'make results DATA="ptb=FOLDER …": the folders of the data sets'; exit 1; }
-	$(BIN)/python benchmarks/train.py $(DATA) $(if $(ONLY),--only $(ONLY)) $(if $(EPOCHS),--epochs $(EPOCHS))
+	$(BIN)/python benchmarks/train.py $(DATA) $(if $(ONLY),--only $(ONLY)) $(if $(EPOCHS),--epochs $(EPOCHS)) \
+	  $(if $(JOBS),--jobs $(JOBS))
 	$(BIN)/strop report --file docs/results.md
 
 # The native kernels under AddressSanitizer and UndefinedBehaviorSanitizer, for each instruction set of this CPU.

@@ -79,21 +79,56 @@ def test_a_run_is_collected_once_and_unfinished_ones_have_no_test(collect, tmp_p
         assert {row["epochs"] for row in csv.DictReader(stream)} == {"not run"}
 
 
-def test_trainings_go_on_where_they_were_stopped(collect, tmp_path):
+def test_trainings_go_on_where_they_were_stopped(collect, tmp_path, monkeypatch):
+    import train
+
+    runs, results = tmp_path / "runs", tmp_path / "results"
+    results.mkdir()
+    run(runs / "ptb-zaremba-medium-nr-random-0", test=82.0, dropout="nr-random")
+    run(runs / "ptb-zaremba-medium-nr-st-0", finished=False, dropout="nr-st")
+    started = {}
+
+    def ends(words, log):
+        out = Path(words[words.index("--out") + 1])
+        started[out.name] = words
+        if not out.exists():
+            run(out, test=81.0)
+        return 0
+
+    monkeypatch.setattr(train, "train", ends)
+    monkeypatch.setattr(train, "RESULTS", results)
+    monkeypatch.setattr(train, "PICTURES", tmp_path)
+    given = ["train.py", "ptb=TEXT", "--only", "zaremba-medium", "--runs", str(runs), "--jobs", "2"]
+    monkeypatch.setattr("sys.argv", given)
+    assert train.main() == 0
+    assert sorted(started) == ["ptb-zaremba-medium-nr-rh-st-0", "ptb-zaremba-medium-nr-st-0"]
+    assert "--resume" in started["ptb-zaremba-medium-nr-st-0"]
+    fresh = " ".join(started["ptb-zaremba-medium-nr-rh-st-0"])
+    assert "--preset zaremba-medium --dropout nr-rh-st --data TEXT --seed 0 --threads" in fresh
+    rows = table(collect, collect.collect([], "ptb", results), results)
+    assert rows["zaremba-medium", "nr-random"]["test perplexity"] == "82.00"  # finished before, and collected
+    assert rows["zaremba-medium", "nr-rh-st"]["test perplexity"] == "81.00"
+
+
+def test_no_training_begins_after_one_that_failed(collect, tmp_path, monkeypatch):
+    import train
+
+    started = []
+    monkeypatch.setattr(train, "train", lambda words, log: started.append(words) or 3)
+    monkeypatch.setattr("sys.argv", ["train.py", "ptb=TEXT", "--runs", str(tmp_path)])
+    assert train.main() == 3
+    assert len(started) < 9
+    assert not list(train.planned({}, tmp_path, ""))
+
+
+def test_trainings_on_a_gpu(tmp_path):
     import train
 
     run(tmp_path / "ptb-zaremba-medium-nr-random-0")
-    run(tmp_path / "ptb-zaremba-medium-nr-st-0", finished=False)
-    found = {out.name: words for _, out, words in train.commands({"ptb": "TEXT"}, tmp_path, "zaremba-medium")}
-    assert list(found) == ["ptb-zaremba-medium-nr-st-0", "ptb-zaremba-medium-nr-rh-st-0"]
-    assert found["ptb-zaremba-medium-nr-st-0"][-1] == "--resume"
-    fresh = " ".join(found["ptb-zaremba-medium-nr-rh-st-0"])
-    assert fresh.endswith("--preset zaremba-medium --dropout nr-rh-st --data TEXT --seed 0")
-    assert not list(train.commands({}, tmp_path, ""))
-    on_gpu = list(train.commands({"ptb": "TEXT"}, tmp_path, "zaremba-", ("nr-rh-st", "nr-random"), "cuda"))
+    on_gpu = list(train.planned({"ptb": "TEXT"}, tmp_path, "zaremba-", ("nr-rh-st", "nr-random"), "cuda"))
     assert [out.name for _, out, _ in on_gpu] == [
-        "ptb-zaremba-medium-nr-rh-st-0",
-        "ptb-zaremba-large-nr-rh-st-0",
-        "ptb-zaremba-large-nr-random-0",
+        f"ptb-zaremba-{size}-{dropout}-0"
+        for size in ("medium", "large")
+        for dropout in ("nr-rh-st", "nr-random")
     ]
-    assert all(words[-2:] == ["--device", "cuda"] for _, _, words in on_gpu)
+    assert all("--resume" in words or words[-2:] == ["--device", "cuda"] for _, _, words in on_gpu)
