@@ -148,7 +148,7 @@ def _split(flat: Sequence[Tensor], each: int) -> list[Sequence[Tensor]]:
     return [flat[first : first + each] for first in range(0, len(flat), each)]
 
 
-def _zeros(cell: Cell, x: Tensor, batch: int, flat: Sequence[Tensor], each: int) -> States:
+def _zeros(cell: Cell, x: Tensor, batch: Any, flat: Sequence[Tensor], each: int) -> States:
     gates, units = flat[1].shape  # weight_hh, whose columns are fewer than the units if they are projected
     h = x.new_zeros(len(flat) // each, batch, units)
     return (h, x.new_zeros(len(flat) // each, batch, gates // cell.gates)) if cell.has_c else (h,)
@@ -209,7 +209,7 @@ def _torch_stack(
     batch_sizes: Tensor | None,
 ) -> tuple[Tensor, States]:
     operator = getattr(torch._VF, cell.name.lower())
-    batch = x.shape[1] if batch_sizes is None else int(batch_sizes[0])
+    batch = x.shape[1] if batch_sizes is None else batch_sizes[0]  # a tensor, which tracing follows
     states = states or _zeros(cell, x, batch, flat, each)
     hx = states if cell.has_c else states[0]
     layers = len(flat) // each // (2 if bidirectional else 1)

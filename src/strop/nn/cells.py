@@ -142,7 +142,7 @@ class LSTMCell(_Drops, nn.LSTMCell):
         self._set_drops(input_dropout, recurrent_dropout, pattern, block)
 
     def forward(
-        self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None, *, masks: Masks | None = None
+        self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None, masks: Masks | None = None
     ) -> tuple[Tensor, Tensor]:
         """``torch.nn.LSTMCell``'s contract.
 
@@ -200,7 +200,7 @@ class GRUCell(_Drops, nn.GRUCell):
         nn.GRUCell.__init__(self, input_size, hidden_size, bias, device, dtype)
         self._set_drops(input_dropout, recurrent_dropout, pattern, block)
 
-    def forward(self, input: Tensor, hx: Tensor | None = None, *, masks: Masks | None = None) -> Tensor:
+    def forward(self, input: Tensor, hx: Tensor | None = None, masks: Masks | None = None) -> Tensor:
         """``torch.nn.GRUCell``'s contract.
 
         Args:
@@ -258,7 +258,7 @@ class RNNCell(_Drops, nn.RNNCell):
         nn.RNNCell.__init__(self, input_size, hidden_size, bias, nonlinearity, device, dtype)
         self._set_drops(input_dropout, recurrent_dropout, pattern, block)
 
-    def forward(self, input: Tensor, hx: Tensor | None = None, *, masks: Masks | None = None) -> Tensor:
+    def forward(self, input: Tensor, hx: Tensor | None = None, masks: Masks | None = None) -> Tensor:
         """``torch.nn.RNNCell``'s contract.
 
         Args:

@@ -76,7 +76,7 @@ class LSTM(Recurrent):
         )
 
     def forward(
-        self, input: Tensor | PackedSequence, hx: Hidden | None = None, *, masks: Masks | None = None
+        self, input: Tensor | PackedSequence, hx: Hidden | None = None, masks: Masks | None = None
     ) -> tuple[Any, Hidden]:
         """``torch.nn.LSTM``'s contract.
 
@@ -154,7 +154,7 @@ class GRU(Recurrent):
         )
 
     def forward(
-        self, input: Tensor | PackedSequence, hx: Tensor | None = None, *, masks: Masks | None = None
+        self, input: Tensor | PackedSequence, hx: Tensor | None = None, masks: Masks | None = None
     ) -> tuple[Any, Tensor]:
         """``torch.nn.GRU``'s contract.
 
@@ -234,7 +234,7 @@ class RNN(Recurrent):
         )
 
     def forward(
-        self, input: Tensor | PackedSequence, hx: Tensor | None = None, *, masks: Masks | None = None
+        self, input: Tensor | PackedSequence, hx: Tensor | None = None, masks: Masks | None = None
     ) -> tuple[Any, Tensor]:
         """``torch.nn.RNN``'s contract.
 
