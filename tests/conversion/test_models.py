@@ -40,8 +40,9 @@ CASES = {
     "AWD-LSTM": Case(lambda: AWDModel(False), IDS, {"rnns.0", "rnns.1", "rnns.2"}, set()),
     "AWD-LSTM with weight drop": Case(lambda: AWDModel(True), IDS, set(), set()),
     "tagger": Case(lambda: Tagger(nn.LSTM, False), (IDS, LENGTHS), {"rnn", "classifier"}, {"dropout"}),
-    # Of the two places that share the dropout, one is [batch, time, units] before a linear layer.
-    "tagger, batch first": Case(lambda: Tagger(nn.LSTM, True), (IDS.t(), LENGTHS), {"rnn"}, set()),
+    "tagger, batch first": Case(
+        lambda: Tagger(nn.LSTM, True), (IDS.t(), LENGTHS), {"rnn", "classifier"}, {"dropout"}
+    ),
     "GRU tagger": Case(lambda: Tagger(nn.GRU, False), (IDS, LENGTHS), {"rnn", "classifier"}, {"dropout"}),
     "RNN tagger": Case(lambda: Tagger(nn.RNN, False), (IDS, LENGTHS), {"rnn", "classifier"}, {"dropout"}),
     "decoder with input feeding": Case(

@@ -123,9 +123,9 @@ LEFT = {
         lambda m, x: m.fc(m.drop(m.rnn(x)[0].flatten(0, 1))),
         "feeds 'fc': reads all steps as rows of one axis, so that they would share one mask",
     ),
-    "transposed": (
-        lambda m, x: m.fc(m.drop(m.rnn(x)[0].transpose(0, 1))),
-        "feeds 'fc': reads [batch, time, units]",
+    "in both orders": (
+        lambda m, x: m.fc(m.drop(x)) + m.fc(m.drop(m.rnn(x)[0].transpose(0, 1))).transpose(0, 1),
+        "feeds 'fc': reads [time, batch, units] and [batch, time, units]",
     ),
     "of unknown axes": (
         lambda m, x: (m.rnn(x), m.fc(m.drop(x[1:])))[1],
@@ -194,8 +194,31 @@ def test_hooks_that_read_the_dropped_input_keep_the_dropout():
 def test_batch_first():
     taken = model(lambda m, x: m.rnn(m.drop(x))[0], batch_first=True)
     assert why(taken, torch.randn(B, T, U)) == "taken over"
-    left = model(lambda m, x: m.fc(m.drop(m.rnn(x)[0])), batch_first=True)
-    assert "reads [batch, time, units]" in why(left, torch.randn(B, T, U))
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_linear_layers_learn_which_axis_is_time(batch_first):
+    """The gradient of their input tells the mask: one for all rows, another at each step."""
+    made = model(lambda m, x: m.fc(m.drop(m.rnn(x)[0])), batch_first=batch_first)
+    x = torch.randn(B, 40, U) if batch_first else torch.randn(40, B, U)
+    report = strop.convert(made, example_inputs=x)
+    assert type(made.drop) is nn.Identity
+    assert made.fc.batch_first == batch_first
+    assert ("batch_first" in str(report)) == batch_first
+    y = made.rnn(x)[0].detach().requires_grad_()
+    made.fc(y).pow(2).sum().backward()
+    kept = (y.grad if batch_first else y.grad.transpose(0, 1)) != 0  # [batch, time, units]
+    assert (kept == kept[:1]).all()
+    assert (kept[0].sum(1) == U // 2).all()
+    assert len(set(map(tuple, kept[0].tolist()))) > 1
+    strop.revert(made)
+    assert vars(made.fc).keys() == vars(nn.Linear(U, U)).keys()
+
+
+def test_the_last_step_tells_no_order():
+    made = model(lambda m, x: (m.fc(m.drop(m.rnn(x)[0])), m.fc(m.drop(m.rnn(x)[1][0][-1]))), batch_first=True)
+    strop.convert(made, example_inputs=torch.randn(B, T, U))
+    assert made.fc.batch_first
 
 
 def test_as_many_steps_as_rows_do_not_tell_which_axis_is_time():

@@ -58,6 +58,22 @@ def test_two_dimensions_are_one_step():
     assert layer(x).shape == (3, 16)
 
 
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("name", CASES)
+def test_batch_first_is_the_same_transposed(name, inplace):
+    layer = strop.Dropout(0.5, inplace, pattern=name, batch_first=True)
+    x, mask = torch.randn(4, 3, 16), layer.draw(4, 3, 16)
+    expected = x * mask.dense()
+    given = x.transpose(0, 1)
+    y = layer(given, mask)
+    assert torch.equal(y, expected.transpose(0, 1))
+    assert (y.data_ptr() == given.data_ptr()) == inplace
+    assert layer(x[0]).shape == (3, 16)
+    assert "batch_first=True" in repr(layer)
+    with pytest.raises(ValueError, match=r"input must be \[batch, time, units\] or \[batch, units\]"):
+        layer(torch.zeros(4))
+
+
 def test_nothing_to_drop():
     x = torch.randn(4, 3, 16)
     assert strop.Dropout(0.0)(x) is x

@@ -66,6 +66,27 @@ def test_training_draws_and_evaluation_uses_given_masks():
     assert strop.Linear(16, 7).draw(4, 3) is None
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_batch_first_is_the_same_transposed(backend, name):
+    plain = strop.Linear(16, 7, dropout=0.5, pattern=name).to(backend.dtype)
+    fc = strop.Linear(16, 7, dropout=0.5, pattern=name, batch_first=True).to(backend.dtype)
+    fc.load_state_dict(plain.state_dict())
+    x, target, mask = torch.randn(4, 3, 16, dtype=backend.dtype), torch.randint(7, (4, 3)), plain.draw(4, 3)
+    y = fc(x.transpose(0, 1), mask)
+    assert y.is_contiguous()
+    assert torch.equal(y, plain(x, mask).transpose(0, 1))
+    for reduction in ("mean", "none"):
+        expected = plain.cross_entropy(x, target, mask, reduction=reduction)
+        actual = fc.cross_entropy(x.transpose(0, 1), target.t(), mask, reduction=reduction)
+        assert torch.equal(actual, expected if reduction == "mean" else expected.t())
+    assert fc(x[0], fc.draw(1, 3)).shape == (3, 7)
+    assert fc(x[:, :0].transpose(0, 1)).shape == (0, 4, 7)
+    assert torch.equal(fc.eval()(x), plain.eval()(x))
+    torch.testing.assert_close(
+        fc.cross_entropy(x.transpose(0, 1), target.t()), plain.cross_entropy(x, target)
+    )
+
+
 def test_two_dimensions_are_one_step():
     fc, x = strop.Linear(16, 7, dropout=0.5), torch.randn(3, 16)
     mask = fc.draw(1, 3)
@@ -113,6 +134,10 @@ def test_repr_says_what_is_dropped():
     expected = "Linear(in_features=4, out_features=2, bias=True, dropout=0.5, pattern=structured, block=2)"
     assert repr(strop.Linear(4, 2, dropout=0.5, block=2)) == expected
     assert repr(strop.Linear(4, 2)) == repr(nn.Linear(4, 2))
+    batch_first = strop.Linear(4, 2, dropout=0.5, batch_first=True)
+    assert "pattern=structured, batch_first=True)" in repr(batch_first)
+    with pytest.raises(ValueError, match=r"input must be \[batch, time, 4\] or \[batch, 4\]"):
+        batch_first(torch.zeros(4))
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,8 @@ class _Plan:
         seen = run(model, example_inputs, set(dropouts), set(consumers))
         self.taken = settle(dropouts, consumers, seen, self._obstacle)
         for layer, p in self.taken.p.items():
-            self.twins[layer] = self._twin(layer, p)
+            axes = {"batch_first": layer in self.taken.batch_first} if isinstance(layer, nn.Linear) else {}
+            self.twins[layer] = self._twin(layer, p, **axes)
         self.reasons |= self.taken.refused
 
     def apply(self) -> None:
@@ -129,7 +130,9 @@ class _Plan:
             known = vars(layer)
             layer.__class__ = type(twin)
             known.update({key: value for key, value in vars(twin).items() if key not in known})
-            setattr(layer, kind.input_dropout, getattr(twin, kind.input_dropout))
+            for name in (kind.input_dropout, "batch_first"):
+                if hasattr(twin, name):
+                    setattr(layer, name, getattr(twin, name))
         for dropout, layers in self.taken.fed.items():
             dropout.__class__ = nn.Identity
             vars(dropout)[_TAKEN_BY] = tuple(self.names[layer] for layer in layers)
@@ -167,10 +170,10 @@ class _Plan:
         names = ("recurrent_dropout", "pattern") if is_recurrent(layer) else ("pattern",)
         return {name: settings[name] for name in names}
 
-    def _twin(self, layer: nn.Module, input_dropout: float) -> nn.Module:
+    def _twin(self, layer: nn.Module, input_dropout: float, **axes: bool) -> nn.Module:
         kind = kind_of(layer)
         assert kind is not None
-        return kind.strop_twin(layer, **self._given(layer), **{kind.input_dropout: input_dropout})
+        return kind.strop_twin(layer, **self._given(layer), **{kind.input_dropout: input_dropout}, **axes)
 
     def _stays(self, dropout: nn.Module) -> str | None:
         """Why a dropout cannot be taken over, whatever it feeds; None if it may."""
@@ -266,7 +269,10 @@ def _dropped(layer: nn.Module) -> str:
     if getattr(layer, "num_layers", 1) > 1:
         names.insert(1, "dropout")
     shares = {name: getattr(layer, name, 0.0) for name in names}
-    return ", ".join(f"{name}={p:g}" for name, p in shares.items() if p) or "nothing dropped"
+    dropped = ", ".join(f"{name}={p:g}" for name, p in shares.items() if p)
+    if isinstance(layer, nn.Linear) and layer.batch_first:
+        dropped += ", batch_first"
+    return dropped or "nothing dropped"
 
 
 def _lost(layer: nn.Module, moved: bool) -> str:

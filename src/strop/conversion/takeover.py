@@ -20,11 +20,13 @@ class Takeover:
     Attributes:
         fed: the layers that take over each dropout, by dropout.
         p: by layer, the share of its input that it drops from now on.
+        batch_first: the linear layers among these that read ``[batch, time, units]``.
         refused: why a dropout stays, by dropout.
     """
 
     fed: dict[nn.Module, list[nn.Module]] = field(default_factory=dict)
     p: dict[nn.Module, float] = field(default_factory=dict)
+    batch_first: set[nn.Module] = field(default_factory=set)
     refused: dict[nn.Module, str] = field(default_factory=dict)
 
 
@@ -67,6 +69,8 @@ def settle(
                 assert isinstance(dropout, nn.Dropout)
                 plan.fed.setdefault(dropout, []).append(consumer)
                 plan.p[consumer] = dropout.p
+                if isinstance(consumer, nn.Linear) and _layouts(seen.calls[consumer], seen) == {_BATCH_FIRST}:
+                    plan.batch_first.add(consumer)
     return plan
 
 
@@ -83,31 +87,42 @@ def _fault(calls: list[Call], consumer: nn.Module, seen: Observed, feasible: Fea
     linear = isinstance(consumer, nn.Linear)
     if reason := feasible(consumer, ps.pop(), linear and any(len(call.shape) == 2 for call in calls)):
         return reason
-    if linear:
-        return next(filter(None, (_layout(call.shape, seen.sequences) for call in calls)), None)
-    return None
+    return _unclear(calls, seen) if linear else None
 
 
-def _layout(shape: tuple[int, ...], sequences: set[tuple[int, int]]) -> str | None:
-    """Why strop.Linear would share a mask along the wrong axis of an input; None if it would not.
+# Of what a linear layer reads: which axis is time.
+_TIME_FIRST, _BATCH_FIRST, _ONE_STEP = "[time, batch, units]", "[batch, time, units]", "[batch, units]"
 
-    It takes ``[time, batch, in]``, or ``[batch, in]`` as one step. Which axis is which is told by the
-    sequences ``(time, batch)`` that the recurrent layers read in the same run.
+
+def _unclear(calls: list[Call], seen: Observed) -> str | None:
+    """Why strop.Linear would share a mask along the wrong axis of these inputs; None if it would not."""
+    found = _layouts(calls, seen)
+    if found == {_TIME_FIRST, _BATCH_FIRST}:
+        return f"reads {_TIME_FIRST} and {_BATCH_FIRST}"
+    return next((layout for layout in found if layout not in (_TIME_FIRST, _BATCH_FIRST, _ONE_STEP)), None)
+
+
+def _layouts(calls: list[Call], seen: Observed) -> set[str]:
+    """Of the inputs of a linear layer; one step of a sequence goes with any other.
+
+    Which axis is which is told by the sequences ``(time, batch)`` that recurrent layers read in the same run.
     """
+    found = {_layout(call.shape, seen.sequences) for call in calls}
+    return found - {_ONE_STEP} or found
+
+
+def _layout(shape: tuple[int, ...], sequences: set[tuple[int, int]]) -> str:
+    """Which axis of an input is time, or why this cannot be told."""
     rows = shape[:-1]
     if len(rows) == 2:
         as_time_first, as_batch_first = rows in sequences, rows[::-1] in sequences
         if as_time_first and as_batch_first:
             return f"reads {list(shape)}: give example_inputs that have more steps than rows, or fewer"
-        if as_time_first:
-            return None
-        if as_batch_first:
-            return (
-                "reads [batch, time, units], and strop.Linear draws a mask for each index of the first axis"
-            )
+        if as_time_first or as_batch_first:
+            return _TIME_FIRST if as_time_first else _BATCH_FIRST
     elif len(rows) == 1:
         if any(time * batch == rows[0] for time, batch in sequences):
             return "reads all steps as rows of one axis, so that they would share one mask"
         if any(batch == rows[0] for _, batch in sequences):
-            return None
+            return _ONE_STEP
     return f"reads {list(shape)}, of which no recurrent layer tells which axis is time"

@@ -18,20 +18,29 @@ class Dropout(nn.Module):
         inplace: overwrite the input, as in torch.
         pattern: ``structured``, ``fixed``, ``random``, ``variational``, or a Pattern, whose p is ignored.
         block: adjacent units dropped together; it must divide the number of units.
+        batch_first: the input is ``[batch, time, units]``, as in ``strop.LSTM``.
 
-    The input is ``[time, batch, units]``; ``[batch, units]`` is taken as one time step.
+    The input is ``[time, batch, units]``, or ``[batch, time, units]`` if ``batch_first``; ``[batch, units]``
+    is taken as one time step.
 
     Raises:
         TypeError, ValueError: an argument is out of range.
     """
 
     def __init__(
-        self, p: float = 0.5, inplace: bool = False, *, pattern: str | Pattern = "structured", block: int = 1
+        self,
+        p: float = 0.5,
+        inplace: bool = False,
+        *,
+        pattern: str | Pattern = "structured",
+        block: int = 1,
+        batch_first: bool = False,
     ) -> None:
         super().__init__()
         self.p = check_probability("p", p)
         self.inplace = inplace
         self.pattern = pattern_template(pattern, block)
+        self.batch_first = batch_first
 
     def draw(
         self,
@@ -55,21 +64,26 @@ class Dropout(nn.Module):
         if mask is None and not (self.training and self.p and input.numel()):
             return input
         if input.dim() not in (2, 3):
+            axes = "batch, time" if self.batch_first else "time, batch"
             raise ValueError(
-                "input must be [time, batch, units] or [batch, units] when something is dropped, "
+                f"input must be [{axes}, units] or [batch, units] when something is dropped, "
                 f"got {list(input.shape)}"
             )
-        x = input if input.dim() == 3 else input.unsqueeze(0)
-        steps, batch, units = x.shape
+        rows, units = input.shape[:-1], input.shape[-1]
+        steps, batch = (1, *rows) if len(rows) == 1 else rows[::-1] if self.batch_first else rows
         check_block(self.pattern, self.p, "units", units)
         if mask is None:
-            mask = self.draw(steps, batch, units, device=x.device)
-        check_mask("mask", mask, steps, batch, units, x.device)
+            mask = self.draw(steps, batch, units, device=input.device)
+        check_mask("mask", mask, steps, batch, units, input.device)
         assert mask is not None
-        multiplier = mask.multiplier(x.dtype)
-        x = x.mul_(multiplier) if self.inplace else x * multiplier
-        return x if input.dim() == 3 else x.squeeze(0)
+        multiplier = mask.multiplier(input.dtype)
+        if len(rows) == 1:
+            multiplier = multiplier.squeeze(0)
+        elif self.batch_first:
+            multiplier = multiplier.transpose(0, 1)
+        return input.mul_(multiplier) if self.inplace else input * multiplier
 
     def extra_repr(self) -> str:
         """torch's, and the pattern."""
-        return f"p={self.p}, inplace={self.inplace}" + repr_of_pattern(self)
+        order = ", batch_first=True" if self.batch_first else ""
+        return f"p={self.p}, inplace={self.inplace}" + repr_of_pattern(self) + order

@@ -19,10 +19,11 @@ class Linear(nn.Linear):
         dropout: probability of an input unit to be dropped in training, in [0, 1).
         pattern: ``structured``, ``fixed``, ``random``, ``variational``, or a Pattern, whose p is ignored.
         block: adjacent units dropped together; it must divide ``in_features``.
+        batch_first: the input is ``[batch, time, in]``, as in ``strop.LSTM``.
 
-    Parameters are torch's. When something is dropped the input is ``[time, batch, in]``; ``[batch, in]``
-    is taken as one time step, so a mask shared by the batch is then one for all of its rows. Otherwise
-    the input is any that ``torch.nn.Linear`` takes.
+    Parameters are torch's. When something is dropped the input is ``[time, batch, in]``, or ``[batch, time,
+    in]`` if ``batch_first``; ``[batch, in]`` is taken as one time step, so a mask shared by the batch is then
+    one for all of its rows. Otherwise the input is any that ``torch.nn.Linear`` takes.
 
     Raises:
         TypeError, ValueError: an argument is out of range.
@@ -39,6 +40,7 @@ class Linear(nn.Linear):
         dropout: float = 0.0,
         pattern: str | Pattern = "structured",
         block: int = 1,
+        batch_first: bool = False,
     ) -> None:
         self_dropout = check_probability("dropout", dropout)
         template = pattern_template(pattern, block)
@@ -46,6 +48,7 @@ class Linear(nn.Linear):
         super().__init__(in_features, out_features, bias, device, dtype)
         self.dropout = self_dropout
         self.pattern = template
+        self.batch_first = batch_first
 
     def draw(self, steps: int, batch: int, *, generator: torch.Generator | None = None) -> Mask | None:
         """The mask of ``steps`` steps of ``batch`` rows; None if nothing is dropped."""
@@ -53,7 +56,7 @@ class Linear(nn.Linear):
         return pattern.draw(steps, self.in_features, batch, generator=generator, device=self.weight.device)
 
     def forward(self, input: Tensor, mask: Mask | None = None) -> Tensor:
-        """``[time, batch, in]`` (or ``[batch, in]``) to ``[time, batch, out]``.
+        """``[time, batch, in]`` (or ``[batch, in]``) to ``[time, batch, out]``, as ``batch_first`` says.
 
         A mask is drawn in training and none in evaluation; ``mask`` is used in both.
 
@@ -63,9 +66,10 @@ class Linear(nn.Linear):
         if mask is None and not (self.training and self.dropout):
             return functional.linear(input, self.weight, self.bias)
         sequence, mask = self._dropped(input, mask)
-        return functional.linear(sequence, self.weight, self.bias, mask).view(
-            *input.shape[:-1], self.out_features
-        )
+        y = functional.linear(sequence, self.weight, self.bias, mask)
+        # Contiguous as torch's, of which models take a view.
+        y = y.transpose(0, 1).contiguous() if self._swaps(input) else y
+        return y.view(*input.shape[:-1], self.out_features)
 
     def cross_entropy(
         self,
@@ -93,36 +97,49 @@ class Linear(nn.Linear):
         Raises:
             TypeError, ValueError, IndexError: as ``functional.linear_cross_entropy``.
         """
-        sequence = input
+        sequence, swaps, of_rows = input, False, target
         if mask is not None or (self.training and self.dropout):
             sequence, mask = self._dropped(input, mask)
-        return functional.linear_cross_entropy(
+            swaps = self._swaps(input)
+        if target.shape == input.shape[:-1]:
+            of_rows = target.transpose(0, 1) if swaps else target.view(sequence.shape[:-1])
+        loss = functional.linear_cross_entropy(
             sequence,
             self.weight,
-            target.view(sequence.shape[:-1]) if target.shape == input.shape[:-1] else target,
+            of_rows,
             bias=self.bias,
             mask=mask,
             reduction=reduction,
             ignore_index=ignore_index,
             label_smoothing=label_smoothing,
-        ).view(target.shape if reduction == "none" else ())
+        )
+        if reduction != "none":
+            return loss.view(())
+        return loss.transpose(0, 1) if swaps else loss.view(target.shape)
+
+    def _swaps(self, input: Tensor) -> bool:
+        """Whether time is the second axis."""
+        return self.batch_first and input.dim() == 3
 
     def _dropped(self, input: Tensor, mask: Mask | None) -> tuple[Tensor, Mask | None]:
         """The input as a sequence of time steps, and its mask."""
         if input.dim() not in (2, 3):
+            axes = "batch, time" if self.batch_first else "time, batch"
             raise ValueError(
-                f"input must be [time, batch, {self.in_features}] or [batch, {self.in_features}] "
+                f"input must be [{axes}, {self.in_features}] or [batch, {self.in_features}] "
                 f"when something is dropped, got {list(input.shape)}"
             )
         if input.shape[-1] != self.in_features:
             raise ValueError(
                 f"input must have {self.in_features} units (in_features), got {list(input.shape)}"
             )
-        if 0 in input.shape:
-            return input, None
         sequence = input if input.dim() == 3 else input.unsqueeze(0)
+        sequence = sequence.transpose(0, 1) if self._swaps(input) else sequence
+        if 0 in input.shape:
+            return sequence, None
         return sequence, self.draw(*sequence.shape[:2]) if mask is None else mask
 
     def extra_repr(self) -> str:
         """torch's, and what is dropped."""
-        return super().extra_repr() + repr_of_drops(self, "dropout")
+        drops = repr_of_drops(self, "dropout")
+        return super().extra_repr() + drops + (", batch_first=True" if drops and self.batch_first else "")
