@@ -113,7 +113,7 @@ def _summary(table: Table, training: Training, dropout: str, rows: Sequence[Row]
         line[phase.upper()] = _benchmark(
             results, "layer", training.layers, dropout, phase, "speedup_vs_dense"
         )
-    line["step"] = _benchmark(results, "train", training.preset, dropout, "overall", "speedup_vs_torch")
+    line["step"] = _benchmark(results, "train", training.steps, dropout, "overall", "speedup_vs_torch")
     line["step"] = line["step"] or _step(of_training, own)
     hours = [float(row["hours"]) for row in own]
     line["hours"] = f"{statistics.mean(hours):.1f}" if hours else ""

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Takes all measurements of the README and of docs/, in about 12 minutes: on an idle machine, with strop[recipes,peers]
+# Takes all measurements of the README and of docs/, in about 13 minutes: on an idle machine, with strop[recipes,peers]
 # installed. Appends to benchmarks/results, then writes tables and pictures. `strop` is the one on the PATH.
 # What is left to hand, as it takes longer: strop bench sweep --csv benchmarks/results/sweep.csv
 set -eu
@@ -15,6 +15,8 @@ layer nmt-luong 20
 layer ner-bilstm 15
 strop bench train --preset zaremba-medium --seconds 25 --csv $results/train.csv
 strop bench train --preset zaremba-large --seconds 35 --csv $results/train.csv
+strop bench train --preset ner-targer --seconds 15 --csv $results/train.csv
+strop bench train --preset nmt-luong --seconds 25 --csv $results/train.csv
 strop bench keep --preset zaremba-medium --seconds 5 --csv $results/keep.csv
 strop bench keep --preset zaremba-large --seconds 12 --csv $results/keep.csv
 strop bench peers --seconds 20 --csv $results/peers.csv

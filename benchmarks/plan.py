@@ -14,6 +14,7 @@ class Training:
         data: name of the data set, which is given to `--data` as a folder.
         paper: the paper's figures by kind of dropout, in the order of the table's measures.
         layers: preset of `strop bench layer` with the same products.
+        steps: preset of `strop bench train` with the same steps.
         seeds: how many to take the mean of.
     """
 
@@ -21,6 +22,7 @@ class Training:
     preset: str
     paper: dict[str, Figures]
     layers: str | None = None
+    steps: str | None = None
     seeds: int = 1
 
 
@@ -60,6 +62,7 @@ TABLES = (
                     "nr-rh-st": ("83.64", "80.84"),
                 },
                 "zaremba-medium",
+                "zaremba-medium",
             ),
             Training(
                 "ptb",
@@ -69,6 +72,7 @@ TABLES = (
                     "nr-st": ("85.42", "82.39"),
                     "nr-rh-st": ("79.38", "76.05"),
                 },
+                "zaremba-large",
                 "zaremba-large",
             ),
             Training(
@@ -86,7 +90,7 @@ TABLES = (
         "strop.tasks.translation",
         _TRANSLATION,
         (
-            Training("multi30k", "multi30k", {}, "nmt-luong"),
+            Training("multi30k", "multi30k", {}, "nmt-luong", "nmt-luong"),
             Training(
                 "iwslt14-de-en",
                 "iwslt14-de-en",
@@ -115,6 +119,7 @@ TABLES = (
                     "nr-st": ("97.67", "89.86", "89.46", "89.32"),
                     "nr-rh-st": ("97.64", "89.34", "89.64", "89.49"),
                 },
+                steps="ner-targer",
                 seeds=3,
             ),
         ),

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from strop import functional
-from strop.bench import train
-from strop.bench.presets import IMPLS, TRAIN_PRESETS, TrainPreset
+from strop.bench import train, train_recipe
+from strop.bench.presets import IMPLS, RECIPE_PRESETS, TRAIN_PRESETS, TrainPreset
+from strop.bench.train_language import LanguageSteps
+from strop.bench.train_recipe import RecipeSteps, TaggingSteps, TranslationSteps
 from strop.ops import dispatch
 from strop.tasks.language import LanguageModel
 
@@ -17,7 +19,7 @@ TINY = TrainPreset("small", replace(TRAIN_PRESETS["small"].model, units=8, batch
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> TrainPreset:
-    monkeypatch.setitem(train.TRAIN_PRESETS, "small", TINY)
+    monkeypatch.setitem(train.WORKLOADS, "small", LanguageSteps(TINY))
     monkeypatch.setattr("strop.bench.machine.peak_gflops", lambda device: 100.0)
     return TINY
 
@@ -59,8 +61,7 @@ def test_steps_learn(tiny: TrainPreset, impl, monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(LanguageModel, "forward", recorded)
     torch.manual_seed(0)
-    device = torch.device("cpu")
-    once = train._case(tiny, impl, train._windows(tiny, device), device, {})
+    once, _ = LanguageSteps(tiny).case(impl, torch.device("cpu"))
     for repetition in range(60):
         once(repetition)
     assert all(map(math.isfinite, losses))
@@ -79,3 +80,56 @@ def test_refuses_while_wrong(
     monkeypatch.setattr(functional, "linear_cross_entropy", wrong)
     assert train.run(train.Options(preset="small", seconds=0)) == 1
     assert "nr-st: its output is off by" in capsys.readouterr().err
+
+
+def tiny_recipe(name: str) -> RecipeSteps:
+    if name == "ner-targer":
+        small = replace(RECIPE_PRESETS[name], words=(40,), batch=4, length=4, deviation=2)
+        sizes = {"word_units": 4, "char_units": 2, "char_filters": 4, "char_groups": 2, "units": 6}
+        return TaggingSteps(small, tuple(sizes.items()))
+    small = replace(RECIPE_PRESETS[name], words=(20, 16), batch=4, length=4, deviation=2)
+    return TranslationSteps(small, (("units", 6),))
+
+
+@pytest.mark.parametrize("name", RECIPE_PRESETS)
+def test_recipes_are_timed(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys):
+    monkeypatch.setattr(train_recipe, "_BATCHES", 2)  # an epoch ends within the measurement
+    monkeypatch.setitem(train.WORKLOADS, name, tiny_recipe(name))
+    monkeypatch.setattr("strop.bench.machine.peak_gflops", lambda device: 100.0)
+    csv = tmp_path / "train.csv"
+    assert train.run(train.Options(preset=name, seconds=0, csv=csv)) == 0  # pyright: ignore[reportArgumentType]
+    header, *rows = csv.read_text().splitlines()
+    assert header == (Path(__file__).parents[2] / "benchmarks/results/train.csv").read_text().splitlines()[0]
+    assert [row.split(",")[header.split(",").index("impl")] for row in rows] == list(IMPLS)
+    assert "Both sides step as strop train n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("name", RECIPE_PRESETS)
+def test_steps_of_recipes_learn(name: str, impl, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(train_recipe, "_BATCHES", 2)
+    steps, device = tiny_recipe(name), torch.device("cpu")
+    task, clip = steps.task(impl, device)
+    monkeypatch.setattr(type(steps), "task", lambda *_: (task, clip))
+    losses = []
+    real = task.loss
+
+    def recorded(*args):
+        outcome = real(*args)
+        losses.append(outcome.mean.item())
+        return outcome
+
+    monkeypatch.setattr(task, "loss", recorded)
+    once, _ = steps.case(impl, device)
+    for repetition in range(24):
+        once(repetition)
+    assert sum(losses[-4:]) < 0.95 * sum(losses[:4])
+
+
+@pytest.mark.parametrize("name", RECIPE_PRESETS)
+def test_recipes_drop_nothing_in_dense(name: str):
+    models = {impl: tiny_recipe(name).task(impl, torch.device("cpu"))[0].model.state_dict() for impl in IMPLS}
+    for weights in models.values():  # and begin with the same weights
+        assert all(torch.equal(weight, models["torch"][key]) for key, weight in weights.items())
+    settings = [tiny_recipe(name).task(impl, torch.device("cpu"))[0].identity for impl in ("dense", "nr-st")]
+    assert [each["preset"]["p"] > 0 for each in settings] == [False, True]

@@ -78,6 +78,6 @@ def _outcome(
     values = {"its output": value.detach().double()}
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
-            values[f"the gradient of {name}"] = parameter.grad.double()
+            values[f"the gradient of {name}"] = parameter.grad.to_dense().double()
     model.zero_grad()
     return values

@@ -9,6 +9,13 @@ from strop.tasks.language import presets as language
 Impl = Literal["torch", "dense", "nr-st", "nr-rh-st"]
 IMPLS: tuple[Impl, ...] = ("torch", "dense", "nr-st", "nr-rh-st")
 PHASES = ("fp", "bp", "wg")
+#: The recipes' kind of dropout; "dense" is with nothing dropped.
+DROPOUTS: dict[Impl, language.Dropout] = {
+    "torch": "nr-random",
+    "dense": "nr-st",
+    "nr-st": "nr-st",
+    "nr-rh-st": "nr-rh-st",
+}
 
 
 @dataclass(frozen=True)
@@ -135,6 +142,11 @@ class TrainPreset:
         stack = (Layers(model.units, model.units, model.layers),)
         return Preset(self.name, stack, model.batch, model.steps, nr=model.p, rh=model.p)
 
+    @property
+    def tokens(self) -> int:
+        """Words in a step."""
+        return self.model.batch * self.model.steps
+
     def operations(self, impl: Impl) -> int:
         """Floating-point operations of a step's matrix products."""
         model = self.model
@@ -149,3 +161,40 @@ _WORDS: dict[language.ZarembaName, int] = {
     "zaremba-large": 10_000,
 }
 TRAIN_PRESETS = {name: TrainPreset(name, language.ZAREMBA[name], words) for name, words in _WORDS.items()}
+
+
+@dataclass(frozen=True)
+class RecipePreset:
+    """A recipe that reads sentences, and what those of its data are like.
+
+    Attributes:
+        command: that trains it.
+        model: the command's preset.
+        words: sizes of the vocabularies.
+        batch: sentences.
+        length, deviation: words of a sentence, mean and standard deviation.
+    """
+
+    name: str
+    command: Literal["train ner", "train nmt"]
+    model: str
+    words: tuple[int, ...]
+    batch: int
+    length: float
+    deviation: float
+
+    @property
+    def tokens(self) -> int:
+        """Words in a step, on average."""
+        return round(self.batch * self.length)
+
+
+RECIPE_PRESETS = {
+    preset.name: preset
+    for preset in (
+        # CoNLL-2003; Multi30k en-de without words that occur once.
+        RecipePreset("ner-targer", "train ner", "targer", (21_010,), 10, 14.5, 11.6),
+        RecipePreset("nmt-luong", "train nmt", "luong", (5_921, 7_859), 64, 13.0, 4.0),
+    )
+}
+TrainName = Literal["small", "zaremba-medium", "zaremba-large", "ner-targer", "nmt-luong"]

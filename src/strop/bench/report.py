@@ -11,7 +11,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 from strop.bench import keep_plot, runs
-from strop.bench.presets import LAYER_PRESETS, PEER_PRESETS, TRAIN_PRESETS
+from strop.bench.presets import LAYER_PRESETS, PEER_PRESETS, RECIPE_PRESETS, TRAIN_PRESETS
 
 _TABLE = re.compile(r"(<!-- table:([\w-]+) -->\n)(.*?)(<!-- /table -->)", re.DOTALL)
 _NAMES = {
@@ -189,15 +189,13 @@ def _layer_cells(phases: dict[str, Row]) -> list[str]:
 
 def _train(rows: Sequence[Row]) -> str:
     header = ["preset", "", "ms per step", "tokens/s", "over `nn.LSTM`"]
-    return _per_machine(rows, header, _train_cells, list(TRAIN_PRESETS))
+    return _per_machine(rows, header, _train_cells, [*TRAIN_PRESETS, *RECIPE_PRESETS])
 
 
 def _train_cells(phases: dict[str, Row]) -> list[str]:
     overall = phases["overall"]
-    preset = {**TRAIN_PRESETS}.get(overall["preset"])
-    tokens = (
-        f"{preset.model.batch * preset.model.steps / float(overall['ms_p50']) * 1e3:,.0f}" if preset else ""
-    )
+    preset = {**TRAIN_PRESETS, **RECIPE_PRESETS}.get(overall["preset"])
+    tokens = f"{preset.tokens / float(overall['ms_p50']) * 1e3:,.0f}" if preset else ""
     return [_milliseconds(overall), tokens, _times(overall["speedup_vs_torch"])]
 
 
