@@ -162,8 +162,8 @@ def test_refuses_while_wrong(
         dw_hh[3, 2] += fault
         return dw_ih, dw_hh, *biases
 
-    def broken(x):
-        backend = real(x)
+    def broken(x, projected=False):
+        backend = real(x, projected)
         if dispatch._forced is not None:
             return backend
         names = ("forward", "backward")
