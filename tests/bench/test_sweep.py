@@ -123,7 +123,11 @@ def test_refuses_while_wrong(
             return dw_ih, dw_hh, *biases
 
     monkeypatch.setattr(
-        dispatch, "recurrence", lambda x: real(x) if dispatch._forced is not None else Broken(real(x))
+        dispatch,
+        "recurrence",
+        lambda x, projected=False: (
+            real(x, projected) if dispatch._forced is not None else Broken(real(x, projected))
+        ),
     )
     out = tmp_path / "out.json"
     assert sweep.run(Options(points=3, seconds=0, json=out)) == 1
