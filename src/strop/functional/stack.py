@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 
 from strop.functional.autograd import autocast_dtype, transforming, without_autocast
-from strop.functional.recurrence import States, recurrence, times_mask
+from strop.functional.recurrence import States, check_batch_sizes, recurrence, times_mask
 from strop.ops import dispatch
-from strop.ops.cells import Cell
+from strop.ops.cells import CELLS, Cell
 from strop.ops.recurrence import Layer
 from strop.pattern import Mask
+
+OPERATORS: dict[str, Any] = {name: getattr(torch._VF, name.lower()) for name in CELLS}
+"""torch's, of whole stacks."""
 
 
 def stack(
@@ -154,6 +157,31 @@ def _zeros(cell: Cell, x: Tensor, batch: Any, flat: Sequence[Tensor], each: int)
     return (h, x.new_zeros(len(flat) // each, batch, gates // cell.gates)) if cell.has_c else (h,)
 
 
+# On a CPU, the steps from which the native kernels are faster than torch's operator: without gradients, with
+# them in evaluation (where a backward pass is rare), and with a backward pass. Their calls cost more, their
+# steps less. Measured on one thread, at 16 to 650 units and 1 to 32 rows.
+_STEPS = {"LSTM": (0, 0, 0), "GRU": (0, 8, 4), "RNN_TANH": (3, 24, 12), "RNN_RELU": (3, 24, 12)}
+_PACKED_STEPS = {"LSTM": (16, 10, 4), "GRU": (16, 10, 4), "RNN_TANH": (50, 24, 12), "RNN_RELU": (50, 24, 12)}
+# oneDNN's LSTM, which torch takes for float32, has no cost per step either: the numbers in a weight_hh up to
+# which it is faster where there are gradients, for few rows and for more.
+_LSTM_FEW_ROWS, _LSTM_MORE_ROWS = 1 << 18, 1 << 15
+_FEW_ROWS = 4  # below, the kernels of training spend their time on packing the weights
+
+
+def operator_is_faster(
+    cell: Cell, steps: int, batch: int, weight_hh: Tensor, packed: bool, needs_grad: bool, training: bool
+) -> bool:
+    """Whether torch's operator is faster than the native kernels on a CPU."""
+    case = 0 if not needs_grad else 2 if training else 1
+    if packed:
+        least = _PACKED_STEPS[cell.name][case]
+    elif cell.has_c and needs_grad:
+        return weight_hh.numel() <= (_LSTM_FEW_ROWS if batch < _FEW_ROWS else _LSTM_MORE_ROWS)
+    else:
+        least = _STEPS[cell.name][case]
+    return steps < (2 * least if batch < _FEW_ROWS and needs_grad else least)
+
+
 def dense_stack(
     cell: Cell,
     x: Tensor,
@@ -163,23 +191,25 @@ def dense_stack(
     *,
     bidirectional: bool = False,
     batch_sizes: Tensor | None = None,
+    training: bool = True,
 ) -> tuple[Tensor, States]:
     """``stack`` with nothing dropped, by the fastest way there is; each direction has ``each`` weights.
 
     Exporting, tracing, ``torch.func``, autocast, projections and evaluation under ``torch.compile`` see
-    torch's own operator. Where autocast on a CPU would make that fail, it runs in the weights' dtype.
+    torch's own operator, and so do calls so small that it is faster. Where autocast on a CPU would make it
+    fail, it runs in the weights' dtype.
     """
     autocast, dtype = autocast_dtype(x), flat[0].dtype
-    needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *(states or ()), *flat))
+    needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (*flat, x, *(states or ())))
     compiling = torch.compiler.is_compiling()
+    how: Any = {"bidirectional": bidirectional, "training": training}
     # On a CPU, as of torch 2.13: torch.compile cannot differentiate the operator, oneDNN has no float64 and,
     # for most CPUs, no float16; where it is not asked, float16 rounds the state of every step.
     fails = (compiling and needs_grad) or dtype is not torch.float32 or autocast is not torch.bfloat16
-    if autocast is not None and x.device.type == "cpu" and fails:
+    if autocast is not None and x.is_cpu and fails:
         states = None if states is None else tuple(state.to(dtype) for state in states)
-        how: Any = {"bidirectional": bidirectional, "batch_sizes": batch_sizes}
         with without_autocast(x):
-            return dense_stack(cell, x.to(dtype), states, flat, each, **how)
+            return dense_stack(cell, x.to(dtype), states, flat, each, batch_sizes=batch_sizes, **how)
     traced = (
         (compiling and not needs_grad)
         or torch.compiler.is_exporting()
@@ -188,8 +218,23 @@ def dense_stack(
     )
     if autocast is not None or traced or each % 2 == 1 or not x.numel() or dispatch.select(x) != "native":
         return _torch_stack(cell, x, states, flat, each, bidirectional, batch_sizes)
+    if batch_sizes is None:
+        steps, batch = x.shape[:2]
+    else:
+        check_batch_sizes(batch_sizes, x.shape[0])
+        steps, batch = len(batch_sizes), int(batch_sizes[0])
+        if x.shape[0] == steps * batch:  # a plain sequence after all
+            y, last = dense_stack(cell, x.view(steps, batch, -1), states, flat, each, **how)
+            return y.flatten(0, 1), last
+    packed = batch_sizes is not None
+    if (
+        not compiling
+        and operator_is_faster(cell, steps, batch, flat[1], packed, needs_grad, training)
+        and dispatch.asked() is None
+    ):
+        return _torch_stack(cell, x, states, flat, each, bidirectional, batch_sizes)
     if batch_sizes is None and not needs_grad:
-        h, c = (*(states or _zeros(cell, x, x.shape[1], flat, each)), None)[:2]
+        h, c = (*(states or _zeros(cell, x, batch, flat, each)), None)[:2]
         y, h, c = dispatch.recurrence(x).evaluate(cell, x, h, c, flat, each == 4, bidirectional)
         return y, (h,) if c is None else (h, c)
     weights = _split(flat, each)
@@ -208,7 +253,7 @@ def _torch_stack(
     bidirectional: bool,
     batch_sizes: Tensor | None,
 ) -> tuple[Tensor, States]:
-    operator = getattr(torch._VF, cell.name.lower())
+    operator = OPERATORS[cell.name]
     batch = x.shape[1] if batch_sizes is None else batch_sizes[0]  # a tensor, which tracing follows
     states = states or _zeros(cell, x, batch, flat, each)
     hx = states if cell.has_c else states[0]

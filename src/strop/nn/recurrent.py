@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from strop.functional.autograd import autocast_dtype
-from strop.functional.stack import dense_stack, stack
+from strop.functional.stack import OPERATORS, dense_stack, operator_is_faster, stack
 from strop.nn.masks import (
     Masks,
     check_block,
@@ -18,6 +18,7 @@ from strop.nn.masks import (
     repr_of_pattern,
     with_probability,
 )
+from strop.ops import dispatch
 from strop.ops.cells import CELLS
 from strop.pattern import Mask, Pattern, check_probability
 
@@ -88,6 +89,11 @@ class Recurrent(nn.RNNBase):
         later = (self._directions * self._units,) * (self._directions * (self.num_layers - 1))
         return (self.input_size,) * self._directions + later
 
+    @property
+    def _drops(self) -> bool:
+        """Whether anything is dropped in training."""
+        return bool(self.dropout or self.input_dropout or self.recurrent_dropout)
+
     def draw(self, steps: int, batch: int, *, generator: torch.Generator | None = None) -> Masks:
         """Draw the masks of ``steps`` steps of ``batch`` rows, for ``forward(masks=)``.
 
@@ -115,6 +121,10 @@ class Recurrent(nn.RNNBase):
         """``forward`` of all of them: hx and the hidden state that is returned are a tuple for an LSTM."""
         if not torch.compiler.is_exporting():  # which would warn of an attribute that changes
             self._update_flat_weights()
+        if masks is None and type(input) is Tensor and not (self.training and self._drops):
+            done = self._by_operator(input, hx)
+            if done is not None:
+                return done
         if isinstance(input, PackedSequence):
             x, batch_sizes, order, back = input
             batched = True
@@ -150,6 +160,50 @@ class Recurrent(nn.RNNBase):
             y, last = y.squeeze(0 if self.batch_first else 1), tuple(state.squeeze(1) for state in last)
         return y, last if self.mode == "LSTM" else last[0]
 
+    def _weights_have_changed(self) -> bool:
+        # torch's looks each weight up twice by way of Module.__getattr__: as long as a third of a small call.
+        parameters = self._parameters
+        for name, ref in zip(self._flat_weights_names, self._flat_weight_refs, strict=True):
+            if ref is None or ref() is not parameters.get(name):
+                return super()._weights_have_changed()
+        return False
+
+    def _by_operator(self, x: Tensor, hx: Any) -> tuple[Any, Any] | None:
+        """A call so small that torch's operator is faster, with nothing dropped; None for any other.
+
+        The questions of the general way would take as long as the operator itself.
+        """
+        flat: Any = self._flat_weights
+        weight, cell = flat[0], CELLS[self.mode]
+        if x.dim() != 3 or x.dtype is not weight.dtype or not (x.is_cpu and weight.is_cpu):
+            return None
+        steps, batch, units = x.shape
+        if self.batch_first:
+            steps, batch = batch, steps
+        needs_grad = torch.is_grad_enabled() and (weight.requires_grad or x.requires_grad)
+        if (
+            (units != self.input_size or steps == 0)
+            or not operator_is_faster(cell, steps, batch, flat[1], False, needs_grad, self.training)
+            or (torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling())
+            or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+            or dispatch.asked() is not None
+        ):
+            return None
+        layers, sizes = len(self._all_weights), (self._units, self.hidden_size)
+        if hx is None:
+            zeros = [x.new_zeros(layers, batch, each) for each in sizes[: 1 + cell.has_c]]
+            hx = zeros if cell.has_c else zeros[0]
+        else:
+            states = hx if cell.has_c else (hx,)
+            if isinstance(states, Tensor) or len(states) != 1 + cell.has_c:
+                return None
+            for state, each in zip(states, sizes, strict=False):
+                if state.shape != (layers, batch, each) or state.dtype is not x.dtype or not state.is_cpu:
+                    return None
+        how = (self.bias, self.num_layers, 0.0, False, self.bidirectional, self.batch_first)
+        y, *last = OPERATORS[self.mode](x, hx, flat, *how)
+        return y, tuple(last) if cell.has_c else last[0]
+
     def _stack(
         self,
         x: Tensor,
@@ -163,30 +217,33 @@ class Recurrent(nn.RNNBase):
             if not isinstance(masks, Masks):
                 raise TypeError(f"masks must be what draw() returns, got {type(masks).__name__}")
             masks.check(steps, batch, self._input_units, self._units, x)
-        elif self.training and batch:  # an empty batch has nothing to drop
-            masks = self.draw(steps, batch)
+        elif self.training and batch and self._drops:
+            masks = self.draw(steps, batch)  # an empty batch has nothing to drop
         cell, how = CELLS[self.mode], {"bidirectional": self.bidirectional, "batch_sizes": batch_sizes}
         if masks is None or not any((*masks.input, *masks.recurrent)):
             flat: Any = self._flat_weights
             if torch.compiler.is_exporting():
                 flat = [getattr(self, name) for name in self._flat_weights_names]
-            return dense_stack(cell, x, states, flat, len(self._all_weights[0]), **how)
+            each = len(self._all_weights[0])
+            return dense_stack(cell, x, states, flat, each, training=self.training, **how)
         masks = masks.permuted(order)
         weights = [[getattr(self, name) for name in names] for names in self._all_weights]
         return stack(cell, x, states, weights, masks.input, masks.recurrent, **how)
 
     def _check(self, x: Tensor, states: tuple[Tensor, ...] | None, batch_sizes: Tensor | None) -> None:
         """Refuse what does not fit; torch's own errors where torch has one."""
-        weight = self.weight_ih_l0
+        weight: Any = self._flat_weights[0]
         if x.device != weight.device:
             raise RuntimeError(
                 "Input and parameter tensors are not at the same device, "
                 f"found input tensor at {x.device} and parameter tensor at {weight.device}"
             )
         self.check_input(x, batch_sizes)
+        if states is None:
+            return
         shape = self.get_expected_hidden_size(x, batch_sizes)
         casts = autocast_dtype(x) is not None
-        for index, state in enumerate(states or ()):
+        for index, state in enumerate(states):
             expected = (*shape[:2], self.hidden_size) if index else shape
             name = f"hidden[{index}]" if self.mode == "LSTM" else "hidden"
             self.check_hidden_size(state, expected, f"Expected {name} size {{}}, got {{}}")

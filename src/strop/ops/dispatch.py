@@ -112,8 +112,8 @@ def wrapped(wrapper: Callable[[ModuleType], Any]) -> Iterator[None]:
         _wrapper = before
 
 
-def _asked() -> str | None:
-    """The backend that was asked for by name."""
+def asked() -> str | None:
+    """The backend that was asked for by name, in the environment or by ``use``."""
     return _forced or os.environ.get("STROP_BACKEND") or None
 
 
@@ -123,12 +123,12 @@ def select(x: Tensor) -> str:
     Raises:
         RuntimeError: the one that was asked for cannot run on them.
     """
-    asked = _asked()
-    if asked:
-        reason = why_not(asked, x)
+    name = asked()
+    if name:
+        reason = why_not(name, x)
         if reason is not None:
-            raise RuntimeError(f"backend {asked!r} was asked for and cannot run: {reason}")
-        return asked
+            raise RuntimeError(f"backend {name!r} was asked for and cannot run: {reason}")
+        return name
     # On a CPU Triton's interpreter is for tests, and runs only if it is asked for.
     fastest = "triton" if x.device.type == "cuda" else "native"
     reason = why_not(fastest, x)
@@ -153,7 +153,7 @@ def choices() -> list[str]:
 
 def selection(device: torch.device) -> Any:
     """The module with ``smallest`` for keys on ``device``; all of them choose the same units."""
-    runs_native = _asked() in (None, "native") and device.type == "cpu" and native.missing is None
+    runs_native = asked() in (None, "native") and device.type == "cpu" and native.missing is None
     return native if runs_native else strop.ops.selection
 
 
