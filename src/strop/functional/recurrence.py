@@ -103,7 +103,8 @@ def _from_second_turn(keep: Keep | None, steps: int, units: int, reverse: bool, 
     return Keep(index, count, keep.scale)
 
 
-def check_batch_sizes(batch_sizes: Tensor, rows: int) -> None:
+def check_batch_sizes(batch_sizes: Tensor, rows: int) -> list[int]:
+    """The rows of each step; refuses what is not those of a packed sequence of so many rows in all."""
     if batch_sizes.dtype != torch.int64 or batch_sizes.dim() != 1 or batch_sizes.device.type != "cpu":
         raise TypeError(
             "batch_sizes must be int64 [steps] on the CPU, as in a PackedSequence, "
@@ -114,6 +115,7 @@ def check_batch_sizes(batch_sizes: Tensor, rows: int) -> None:
         raise ValueError(
             f"batch_sizes must never grow, end with 1 or more and sum to the {rows} rows of x, got {sizes}"
         )
+    return sizes
 
 
 def _run(
@@ -169,8 +171,8 @@ def recurrence(
         steps, batch, features = x.shape
     else:
         check_input(x, 2, "[rows of all steps, input]")
-        check_batch_sizes(batch_sizes, x.shape[0])
-        steps, batch, features = len(batch_sizes), int(batch_sizes[0]), x.shape[1]
+        sizes = check_batch_sizes(batch_sizes, x.shape[0])
+        steps, batch, features = len(sizes), sizes[0], x.shape[1]
     weight_ih, weight_hh, bias_ih, bias_hh, weight_hr = weights
     units, hidden = _sizes(cell, weight_hh, weight_hr)
     gates = cell.gates * hidden

@@ -221,8 +221,8 @@ def dense_stack(
     if batch_sizes is None:
         steps, batch = x.shape[:2]
     else:
-        check_batch_sizes(batch_sizes, x.shape[0])
-        steps, batch = len(batch_sizes), int(batch_sizes[0])
+        sizes = check_batch_sizes(batch_sizes, x.shape[0])
+        steps, batch = len(sizes), sizes[0]
         if x.shape[0] == steps * batch:  # a plain sequence after all
             y, last = dense_stack(cell, x.view(steps, batch, -1), states, flat, each, **how)
             return y.flatten(0, 1), last
@@ -232,6 +232,7 @@ def dense_stack(
         and operator_is_faster(cell, steps, batch, flat[1], packed, needs_grad, training)
         and dispatch.asked() is None
     ):
+        states = states or _zeros(cell, x, batch, flat, each)
         return _torch_stack(cell, x, states, flat, each, bidirectional, batch_sizes)
     if batch_sizes is None and not needs_grad:
         h, c = (*(states or _zeros(cell, x, batch, flat, each)), None)[:2]
@@ -254,8 +255,9 @@ def _torch_stack(
     batch_sizes: Tensor | None,
 ) -> tuple[Tensor, States]:
     operator = OPERATORS[cell.name]
-    batch = x.shape[1] if batch_sizes is None else batch_sizes[0]  # a tensor, which tracing follows
-    states = states or _zeros(cell, x, batch, flat, each)
+    if states is None:
+        batch = x.shape[1] if batch_sizes is None else batch_sizes[0]  # a tensor, which tracing follows
+        states = _zeros(cell, x, batch, flat, each)
     hx = states if cell.has_c else states[0]
     layers = len(flat) // each // (2 if bidirectional else 1)
     how = (flat, each >= 4, layers, 0.0, False, bidirectional)

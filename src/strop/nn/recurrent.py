@@ -212,13 +212,14 @@ class Recurrent(nn.RNNBase):
         batch_sizes: Tensor | None,
         order: Tensor | None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        steps, batch = x.shape[:2] if batch_sizes is None else (len(batch_sizes), int(batch_sizes[0]))
-        if masks is not None:
-            if not isinstance(masks, Masks):
-                raise TypeError(f"masks must be what draw() returns, got {type(masks).__name__}")
-            masks.check(steps, batch, self._input_units, self._units, x)
-        elif self.training and batch and self._drops:
-            masks = self.draw(steps, batch)  # an empty batch has nothing to drop
+        if masks is not None and not isinstance(masks, Masks):
+            raise TypeError(f"masks must be what draw() returns, got {type(masks).__name__}")
+        if masks is not None or (self.training and self._drops):
+            steps, batch = x.shape[:2] if batch_sizes is None else (len(batch_sizes), int(batch_sizes[0]))
+            if masks is not None:
+                masks.check(steps, batch, self._input_units, self._units, x)
+            elif batch:  # an empty batch has nothing to drop
+                masks = self.draw(steps, batch)
         cell, how = CELLS[self.mode], {"bidirectional": self.bidirectional, "batch_sizes": batch_sizes}
         if masks is None or not any((*masks.input, *masks.recurrent)):
             flat: Any = self._flat_weights
