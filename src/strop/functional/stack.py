@@ -162,21 +162,21 @@ def _zeros(cell: Cell, x: Tensor, batch: Any, flat: Sequence[Tensor], each: int)
 # steps less. Measured on one thread, at 16 to 650 units and 1 to 32 rows.
 _STEPS = {"LSTM": (0, 0, 0), "GRU": (0, 8, 4), "RNN_TANH": (3, 24, 12), "RNN_RELU": (3, 24, 12)}
 _PACKED_STEPS = {"LSTM": (16, 10, 4), "GRU": (16, 10, 4), "RNN_TANH": (50, 24, 12), "RNN_RELU": (50, 24, 12)}
-# oneDNN's LSTM, which torch takes for float32, has no cost per step either: the numbers in a weight_hh up to
-# which it is faster where there are gradients, for few rows and for more.
-_LSTM_FEW_ROWS, _LSTM_MORE_ROWS = 1 << 18, 1 << 15
+# oneDNN's LSTM, which torch takes for float32, has no cost per step either: the units up to which it is
+# faster where there are gradients, for few rows and for more.
+_LSTM_FEW_ROWS, _LSTM_MORE_ROWS = 256, 90
 _FEW_ROWS = 4  # below, the kernels of training spend their time on packing the weights
 
 
 def operator_is_faster(
-    cell: Cell, steps: int, batch: int, weight_hh: Tensor, packed: bool, needs_grad: bool, training: bool
+    cell: Cell, steps: int, batch: int, hidden: int, packed: bool, needs_grad: bool, training: bool
 ) -> bool:
     """Whether torch's operator is faster than the native kernels on a CPU."""
     case = 0 if not needs_grad else 2 if training else 1
     if packed:
         least = _PACKED_STEPS[cell.name][case]
     elif cell.has_c and needs_grad:
-        return weight_hh.numel() <= (_LSTM_FEW_ROWS if batch < _FEW_ROWS else _LSTM_MORE_ROWS)
+        return hidden <= (_LSTM_FEW_ROWS if batch < _FEW_ROWS else _LSTM_MORE_ROWS)
     else:
         least = _STEPS[cell.name][case]
     return steps < (2 * least if batch < _FEW_ROWS and needs_grad else least)
@@ -229,7 +229,7 @@ def dense_stack(
     packed = batch_sizes is not None
     if (
         not compiling
-        and operator_is_faster(cell, steps, batch, flat[1], packed, needs_grad, training)
+        and operator_is_faster(cell, steps, batch, flat[1].shape[1], packed, needs_grad, training)
         and dispatch.asked() is None
     ):
         states = states or _zeros(cell, x, batch, flat, each)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from strop.functional.autograd import autocast_dtype
+from strop.functional.recurrence import check_batch_sizes
 from strop.functional.stack import OPERATORS, dense_stack, operator_is_faster, stack
 from strop.nn.masks import (
     Masks,
@@ -121,7 +122,7 @@ class Recurrent(nn.RNNBase):
         """``forward`` of all of them: hx and the hidden state that is returned are a tuple for an LSTM."""
         if not torch.compiler.is_exporting():  # which would warn of an attribute that changes
             self._update_flat_weights()
-        if masks is None and type(input) is Tensor and not (self.training and self._drops):
+        if masks is None and not (self.training and self._drops):
             done = self._by_operator(input, hx)
             if done is not None:
                 return done
@@ -168,40 +169,51 @@ class Recurrent(nn.RNNBase):
                 return super()._weights_have_changed()
         return False
 
-    def _by_operator(self, x: Tensor, hx: Any) -> tuple[Any, Any] | None:
+    def _by_operator(self, input: Tensor | PackedSequence, hx: Any) -> tuple[Any, Any] | None:
         """A call so small that torch's operator is faster, with nothing dropped; None for any other.
 
         The questions of the general way would take as long as the operator itself.
         """
+        packed = isinstance(input, PackedSequence)
+        x, batch_sizes, order, back = input if packed else (input, None, None, None)
         flat: Any = self._flat_weights
-        weight, cell = flat[0], CELLS[self.mode]
-        if x.dim() != 3 or x.dtype is not weight.dtype or not (x.is_cpu and weight.is_cpu):
-            return None
-        steps, batch, units = x.shape
-        if self.batch_first:
-            steps, batch = batch, steps
-        needs_grad = torch.is_grad_enabled() and (weight.requires_grad or x.requires_grad)
+        weight, cell, hidden = flat[0], CELLS[self.mode], self.hidden_size
         if (
-            (units != self.input_size or steps == 0)
-            or not operator_is_faster(cell, steps, batch, flat[1], False, needs_grad, self.training)
+            (x.dim() != (2 if packed else 3) or x.shape[-1] != self.input_size or not x.numel())
+            or (x.dtype is not weight.dtype or not (x.is_cpu and weight.is_cpu))
             or (torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling())
             or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-            or dispatch.asked() is not None
         ):
             return None
-        layers, sizes = len(self._all_weights), (self._units, self.hidden_size)
+        batch_first = self.batch_first
+        if batch_sizes is not None:
+            sizes, batch_first = check_batch_sizes(batch_sizes, x.shape[0]), False
+            steps, batch = len(sizes), sizes[0]
+            if steps * batch == x.shape[0]:  # a plain sequence after all
+                x, batch_sizes = x.view(steps, batch, -1), None
+        else:
+            steps, batch = x.shape[1::-1] if batch_first else x.shape[:2]
+        needs_grad = torch.is_grad_enabled() and (weight.requires_grad or x.requires_grad)
+        case = batch_sizes is not None, needs_grad, self.training
+        if not operator_is_faster(cell, steps, batch, hidden, *case) or dispatch.asked() is not None:
+            return None
+        shapes = [(len(self._all_weights), batch, units) for units in (self._units, hidden)[: 1 + cell.has_c]]
         if hx is None:
-            zeros = [x.new_zeros(layers, batch, each) for each in sizes[: 1 + cell.has_c]]
-            hx = zeros if cell.has_c else zeros[0]
+            states = [x.new_zeros(shape) for shape in shapes]
         else:
             states = hx if cell.has_c else (hx,)
-            if isinstance(states, Tensor) or len(states) != 1 + cell.has_c:
+            if not _are_like(x, shapes, states):
                 return None
-            for state, each in zip(states, sizes, strict=False):
-                if state.shape != (layers, batch, each) or state.dtype is not x.dtype or not state.is_cpu:
-                    return None
-        how = (self.bias, self.num_layers, 0.0, False, self.bidirectional, self.batch_first)
-        y, *last = OPERATORS[self.mode](x, hx, flat, *how)
+            states = states if order is None else [state.index_select(1, order) for state in states]
+        how = (flat, self.bias, self.num_layers, 0.0, False, self.bidirectional)
+        hx = states if cell.has_c else states[0]
+        if batch_sizes is None:
+            y, *last = OPERATORS[cell.name](x, hx, *how, batch_first)
+        else:
+            y, *last = OPERATORS[cell.name](x, batch_sizes, hx, *how)
+        if packed:
+            y = PackedSequence(y if y.dim() == 2 else y.flatten(0, 1), *input[1:])
+            last = last if back is None else [state.index_select(1, back) for state in last]
         return y, tuple(last) if cell.has_c else last[0]
 
     def _stack(
@@ -263,6 +275,18 @@ class Recurrent(nn.RNNBase):
         """torch's, and what is dropped."""
         drops = repr_of_drops(self, "input_dropout", "recurrent_dropout")
         return super().extra_repr() + (drops or (repr_of_pattern(self) if self.dropout else ""))
+
+
+def _are_like(x: Tensor, shapes: list[tuple[int, ...]], states: Any) -> bool:
+    """Whether these are states of such shapes, and otherwise as x."""
+    return (
+        not isinstance(states, Tensor)
+        and len(states) == len(shapes)
+        and all(
+            isinstance(state, Tensor) and state.shape == shape and state.dtype is x.dtype and state.is_cpu
+            for state, shape in zip(states, shapes, strict=True)
+        )
+    )
 
 
 def _check_dims(states: tuple[Tensor, ...], batched: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from strop.nn.masks import Masks
@@ -38,6 +38,11 @@ class LSTM(Recurrent):
     """
 
     _title = "LSTM"
+
+    # Of torch's, for those who call them: hx is a pair.
+    check_forward_args: Any = nn.LSTM.check_forward_args
+    get_expected_cell_size = nn.LSTM.get_expected_cell_size
+    permute_hidden: Any = nn.LSTM.permute_hidden
 
     def __init__(
         self,
