@@ -103,3 +103,26 @@ def test_weights_that_were_exchanged_are_noticed(steps):
             prune.l1_unstructured(module, "weight_ih_l0", amount=0.5)
         torch.testing.assert_close(*(module(x) for module in pruned))
     assert not torch.equal(pruned[0](x)[0], ours(x)[0])
+
+
+@pytest.mark.parametrize("mode", recurrent.MODES)
+@pytest.mark.parametrize("pattern", ["structured", "random"])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("with_states", [True, False])
+def test_one_dropping_step_is_that_of_the_kernels(monkeypatch, mode, pattern, bias, with_states):
+    shares = dict.fromkeys(("dropout", "input_dropout", "recurrent_dropout"), 0.4)
+    layer = recurrent.make(
+        mode, 6, 8, num_layers=2, bidirectional=True, bias=bias, pattern=pattern, **shares
+    ).train()
+    x, masks, taken = torch.randn(1, 3, 6), layer.draw(1, 3), []
+    grads = recurrent.upstream(layer, 1, 3)
+    states = [torch.randn_like(each) for each in grads[1:]] if with_states else None
+    cells = stack._STEPPERS[mode]
+    monkeypatch.setitem(stack._STEPPERS, mode, lambda *args: (taken.append(mode), cells(*args))[1])
+
+    small = recurrent.results(layer, x, states, grads, masks=masks)
+    with dispatch.use("native"):
+        usual = recurrent.results(layer, x, states, grads, masks=masks)
+    torch.testing.assert_close(small, usual, rtol=1e-4, atol=1e-5)
+    # A GRU keeps some of the whole state, where torch's cell would keep some of the masked one.
+    assert len(taken) == (0 if mode == "GRU" and with_states else 4)

@@ -12,12 +12,14 @@ from torch import Tensor
 from strop.functional.autograd import autocast_dtype, transforming, without_autocast
 from strop.functional.recurrence import States, check_batch_sizes, recurrence, times_mask
 from strop.ops import dispatch
-from strop.ops.cells import CELLS, Cell
+from strop.ops.cells import CELLS, GRU, Cell
 from strop.ops.recurrence import Layer
 from strop.pattern import Mask
 
 OPERATORS: dict[str, Any] = {name: getattr(torch._VF, name.lower()) for name in CELLS}
 """torch's, of whole stacks."""
+
+_STEPPERS: dict[str, Any] = {name: getattr(torch, f"{name.lower()}_cell") for name in CELLS}
 
 
 def stack(
@@ -52,6 +54,17 @@ def stack(
                 x, last = done
                 lasts += zip(*last, strict=True)
                 continue
+        masked = any(recurrent_masks[here]) and states is not None
+        # A GRU's update gate keeps some of the state that no mask has touched.
+        if (
+            batch_sizes is None
+            and len(x) == 1
+            and not (cell is GRU and masked)
+            and _is_small(x, weights[first])
+        ):
+            x, last = _one_step(cell, x, own, weights[here], input_masks[here], recurrent_masks[here])
+            lasts += last
+            continue
         x, last = _layer(
             cell, x, own, weights[here], input_masks[here], recurrent_masks[here], batch_sizes=batch_sizes
         )
@@ -81,6 +94,51 @@ def _layer(
         ys.append(y)
         lasts.append(last)
     return ys[0] if len(ys) == 1 else torch.cat(ys, -1), lasts
+
+
+# Multiplications of a step up to which calling the kernels and their backward pass takes longer than they do.
+_SMALL = 1 << 18
+
+
+def _is_small(x: Tensor, weights: Sequence[Tensor]) -> bool:
+    """Whether a step is so small that torch's cells are faster on a CPU than the native kernels."""
+    ih, hh = weights[:2]
+    return (
+        x.is_cpu
+        and x.shape[1] * (ih.numel() + hh.numel()) <= _SMALL
+        and len(weights) % 2 == 0
+        and x.dtype is ih.dtype
+        and not (torch.compiler.is_compiling() or transforming())
+        and dispatch.asked() is None
+        and autocast_dtype(x) is None
+    )
+
+
+def _one_step(
+    cell: Cell,
+    x: Tensor,
+    states: States | None,
+    weights: Sequence[Sequence[Tensor]],
+    input_masks: Sequence[Mask | None],
+    recurrent_masks: Sequence[Mask | None],
+) -> tuple[Tensor, list[States]]:
+    """``_layer`` of one step of a plain sequence, by torch's cells."""
+    ys, lasts = [], []
+    for number, own in enumerate(weights):
+        step, mask, recurrent_mask = x[0], input_masks[number], recurrent_masks[number]
+        if mask is not None:
+            step = step * mask.multiplier(x.dtype)[0]
+        if states is None:
+            h, *c = (state[0] for state in _zeros(cell, x, x.shape[1], own, len(own)))
+        else:
+            h, *c = (state[number] for state in states)
+            if recurrent_mask is not None:
+                h = h * recurrent_mask.multiplier(x.dtype)[0]
+        last = _STEPPERS[cell.name](step, (h, *c) if c else h, *own)
+        lasts.append(last if c else (last,))
+        ys.append(lasts[-1][0])
+    y = ys[0] if len(ys) == 1 else torch.cat(ys, -1)
+    return y.unsqueeze(0), lasts
 
 
 def _by_cudnn(
