@@ -126,3 +126,16 @@ def test_one_dropping_step_is_that_of_the_kernels(monkeypatch, mode, pattern, bi
     torch.testing.assert_close(small, usual, rtol=1e-4, atol=1e-5)
     # A GRU keeps some of the whole state, where torch's cell would keep some of the masked one.
     assert len(taken) == (0 if mode == "GRU" and with_states else 4)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("shares", [{"input_dropout": 0.5}, {"input_dropout": 0.5, "recurrent_dropout": 0.5}])
+def test_what_is_dropped_is_not_read(steps, shares):
+    layer = recurrent.make("LSTM", 8, 8, **shares).train()
+    x, masks = torch.randn(steps, 4, 8), layer.draw(steps, 4)
+    x[(masks.input[0].dense() == 0).expand_as(x)] = torch.nan
+    x.requires_grad_()
+    y, (h, c) = layer(x, masks=masks)
+    (y.sum() + h.sum() + c.sum()).backward()
+    for value in (y, h, c, x.grad, *(parameter.grad for parameter in layer.parameters())):
+        assert value.isfinite().all()

@@ -135,9 +135,15 @@ def _run(
 
 
 def times_mask(x: Tensor, mask: Mask, layer: Layer) -> Tensor:
-    """A layer's input, packed or not, times the mask."""
+    """A layer's input, packed or not, times the mask.
+
+    What a mask that the batch shares drops is zero whatever it was, as where it is never read.
+    """
     multiplier = mask.multiplier(x.dtype)
-    return x * (multiplier if layer.batch_sizes is None else Rows(layer, x).spread(multiplier))
+    if layer.batch_sizes is not None:
+        multiplier = Rows(layer, x).spread(multiplier)
+    product = x * multiplier
+    return product if mask.index is None else product.masked_fill(multiplier == 0, 0)
 
 
 def _sizes(cell: Cell, weight_hh: Tensor, weight_hr: Tensor | None) -> tuple[int, int]:

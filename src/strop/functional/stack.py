@@ -48,26 +48,18 @@ def stack(
     for first in range(0, len(weights), directions):
         here = slice(first, first + directions)
         own = None if states is None else tuple(state[here] for state in states)
+        layer = cell, x, own, weights[here], input_masks[here], recurrent_masks[here]
+        if batch_sizes is None and len(x) == 1 and _is_small(*layer):
+            x, last = _one_step(*layer)
+            lasts += last
+            continue
         if not any(recurrent_masks[here]) and input_masks[here].count(input_masks[first]) == directions:
-            done = _by_cudnn(cell, x, own, weights[here], input_masks[first], batch_sizes)
+            done = _by_operator(cell, x, own, weights[here], input_masks[first], batch_sizes)
             if done is not None:
                 x, last = done
                 lasts += zip(*last, strict=True)
                 continue
-        masked = any(recurrent_masks[here]) and states is not None
-        # A GRU's update gate keeps some of the state that no mask has touched.
-        if (
-            batch_sizes is None
-            and len(x) == 1
-            and not (cell is GRU and masked)
-            and _is_small(x, weights[first])
-        ):
-            x, last = _one_step(cell, x, own, weights[here], input_masks[here], recurrent_masks[here])
-            lasts += last
-            continue
-        x, last = _layer(
-            cell, x, own, weights[here], input_masks[here], recurrent_masks[here], batch_sizes=batch_sizes
-        )
+        x, last = _layer(*layer, batch_sizes=batch_sizes)
         lasts += last
     return x, tuple(torch.stack(each) for each in zip(*lasts, strict=True))
 
@@ -100,18 +92,29 @@ def _layer(
 _SMALL = 1 << 18
 
 
-def _is_small(x: Tensor, weights: Sequence[Tensor]) -> bool:
-    """Whether a step is so small that torch's cells are faster on a CPU than the native kernels."""
-    ih, hh = weights[:2]
+def _may_leave_kernels(x: Tensor, weights: Sequence[Tensor]) -> bool:
+    """Whether torch's operators can take a layer, and nobody has asked for another way, on a CPU."""
     return (
-        x.is_cpu
-        and x.shape[1] * (ih.numel() + hh.numel()) <= _SMALL
-        and len(weights) % 2 == 0
-        and x.dtype is ih.dtype
+        (x.is_cpu and x.dtype is weights[0].dtype and len(weights) % 2 == 0)
         and not (torch.compiler.is_compiling() or transforming())
         and dispatch.asked() is None
         and autocast_dtype(x) is None
     )
+
+
+def _is_small(
+    cell: Cell,
+    x: Tensor,
+    states: States | None,
+    weights: Sequence[Sequence[Tensor]],
+    _: Sequence[Mask | None],
+    recurrent_masks: Sequence[Mask | None],
+) -> bool:
+    """Whether torch's cells are to take the one step of a layer."""
+    if cell is GRU and states is not None and any(recurrent_masks):
+        return False  # its update gate keeps some of the state that no mask has touched
+    ih, hh = weights[0][:2]
+    return x.shape[1] * (ih.numel() + hh.numel()) <= _SMALL and _may_leave_kernels(x, weights[0])
 
 
 def _one_step(
@@ -125,15 +128,14 @@ def _one_step(
     """``_layer`` of one step of a plain sequence, by torch's cells."""
     ys, lasts = [], []
     for number, own in enumerate(weights):
-        step, mask, recurrent_mask = x[0], input_masks[number], recurrent_masks[number]
-        if mask is not None:
-            step = step * mask.multiplier(x.dtype)[0]
+        mask, recurrent_mask = input_masks[number], recurrent_masks[number]
+        step = (x if mask is None else times_mask(x, mask, Layer(cell)))[0]
         if states is None:
             h, *c = (state[0] for state in _zeros(cell, x, x.shape[1], own, len(own)))
         else:
             h, *c = (state[number] for state in states)
             if recurrent_mask is not None:
-                h = h * recurrent_mask.multiplier(x.dtype)[0]
+                h = times_mask(h.unsqueeze(0), recurrent_mask, Layer(cell))[0]
         last = _STEPPERS[cell.name](step, (h, *c) if c else h, *own)
         lasts.append(last if c else (last,))
         ys.append(lasts[-1][0])
@@ -141,7 +143,7 @@ def _one_step(
     return y.unsqueeze(0), lasts
 
 
-def _by_cudnn(
+def _by_operator(
     cell: Cell,
     x: Tensor,
     states: States | None,
@@ -149,13 +151,20 @@ def _by_cudnn(
     input_mask: Mask | None,
     batch_sizes: Tensor | None,
 ) -> tuple[Tensor, States] | None:
-    """A layer that drops at most its input, where that is for cuDNN to run; None elsewhere.
+    """A layer that drops at most its input, where that is for torch's operator to run; None elsewhere.
 
-    Products over all steps run on tensor cores, to which single columns bring nothing (docs/performance.md):
-    so cuDNN is to run it where nothing says otherwise, and a GPU does by measurement.
+    On a CPU it is where the layer is small. On a GPU it is cuDNN's: products over all steps run on tensor
+    cores, to which single columns bring nothing (docs/performance.md), so cuDNN is to run it where nothing
+    says otherwise, and a GPU does by measurement.
     """
-    if torch.compiler.is_compiling() or dispatch.select(x) != "triton":
+    if torch.compiler.is_compiling():
         return None
+    if dispatch.select(x) != "triton":
+        if batch_sizes is not None or not _may_leave_kernels(x, weights[0]):
+            return None
+        steps, batch, hidden = len(x), x.shape[1], weights[0][1].shape[1]
+        if not operator_is_faster(cell, steps, batch, hidden, packed=False, needs_grad=True, training=True):
+            return None
     directions, each = len(weights), len(weights[0])
 
     def cudnn(x: Tensor, flat: Sequence[Tensor]) -> tuple[Tensor, States]:
@@ -224,12 +233,15 @@ _PACKED_STEPS = {"LSTM": (16, 10, 4), "GRU": (16, 10, 4), "RNN_TANH": (50, 24, 1
 # faster where there are gradients, for few rows and for more.
 _LSTM_FEW_ROWS, _LSTM_MORE_ROWS = 256, 90
 _FEW_ROWS = 4  # below, the kernels of training spend their time on packing the weights
+_MANY_ROWS = 32  # above, the kernels are ahead: 1.8 times at 64 units, 256 rows and 200 steps
 
 
 def operator_is_faster(
     cell: Cell, steps: int, batch: int, hidden: int, packed: bool, needs_grad: bool, training: bool
 ) -> bool:
     """Whether torch's operator is faster than the native kernels on a CPU."""
+    if batch > _MANY_ROWS:
+        return False
     case = 0 if not needs_grad else 2 if training else 1
     if packed:
         least = _PACKED_STEPS[cell.name][case]
