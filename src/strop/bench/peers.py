@@ -12,7 +12,7 @@ from strop.bench import command, machine, records
 from strop.bench.command import CommonOptions, Timing
 from strop.bench.contestants import OURS, PEERS, Entry, Peer, Verdict
 from strop.bench.machine import Provenance
-from strop.bench.measure import Case, Sample, interleave, progress
+from strop.bench.measure import Case, Percentiles, Sample, interleave, progress
 from strop.bench.presets import PEER_PRESETS, PHASES, PeerPreset, Preset
 from strop.bench.process import Remote
 from strop.bench.records import Record, Work
@@ -125,9 +125,10 @@ class Contest:
 
     def _timing(self, preset: Preset, cases: Mapping[str, Case], device: torch.device) -> Timing:
         peak: Case = lambda _: {"gflops": machine.peak_gflops(device)}  # noqa: E731
-        samples = interleave({**cases, "peak": peak}, self._options.seconds, title=preset.name)
-        # The best: it runs after a peer, whose threads may not be at rest yet.
-        gflops = max(samples.pop("peak")["gflops"])
+        # After ours: the threads of a peer's process may not be at rest at once.
+        ours = {impl: cases[impl] for impl in OURS if impl in cases}
+        samples = interleave({**ours, "peak": peak, **cases}, self._options.seconds, title=preset.name)
+        gflops = Percentiles.of(samples.pop("peak")["gflops"]).p50
         work = {(impl, "overall"): _work(preset, impl) for impl in cases}
         made = records.summarise("peers", preset.name, device.type, samples, work, gflops)
         overall = {record.impl: record for record in made if record.ms_p50 is not None}

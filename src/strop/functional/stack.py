@@ -54,7 +54,7 @@ def stack(
             lasts += last
             continue
         if not any(recurrent_masks[here]) and input_masks[here].count(input_masks[first]) == directions:
-            done = _by_operator(cell, x, own, weights[here], input_masks[first], batch_sizes)
+            done = _by_cudnn(cell, x, own, weights[here], input_masks[first], batch_sizes)
             if done is not None:
                 x, last = done
                 lasts += zip(*last, strict=True)
@@ -92,16 +92,6 @@ def _layer(
 _SMALL = 1 << 18
 
 
-def _may_leave_kernels(x: Tensor, weights: Sequence[Tensor]) -> bool:
-    """Whether torch's operators can take a layer, and nobody has asked for another way, on a CPU."""
-    return (
-        (x.is_cpu and x.dtype is weights[0].dtype and len(weights) % 2 == 0)
-        and not (torch.compiler.is_compiling() or transforming())
-        and dispatch.asked() is None
-        and autocast_dtype(x) is None
-    )
-
-
 def _is_small(
     cell: Cell,
     x: Tensor,
@@ -114,7 +104,13 @@ def _is_small(
     if cell is GRU and states is not None and any(recurrent_masks):
         return False  # its update gate keeps some of the state that no mask has touched
     ih, hh = weights[0][:2]
-    return x.shape[1] * (ih.numel() + hh.numel()) <= _SMALL and _may_leave_kernels(x, weights[0])
+    return (
+        (x.is_cpu and x.dtype is ih.dtype and len(weights[0]) % 2 == 0)
+        and x.shape[1] * (ih.numel() + hh.numel()) <= _SMALL
+        and not (torch.compiler.is_compiling() or transforming())
+        and dispatch.asked() is None
+        and autocast_dtype(x) is None
+    )
 
 
 def _one_step(
@@ -143,7 +139,7 @@ def _one_step(
     return y.unsqueeze(0), lasts
 
 
-def _by_operator(
+def _by_cudnn(
     cell: Cell,
     x: Tensor,
     states: States | None,
@@ -151,20 +147,13 @@ def _by_operator(
     input_mask: Mask | None,
     batch_sizes: Tensor | None,
 ) -> tuple[Tensor, States] | None:
-    """A layer that drops at most its input, where that is for torch's operator to run; None elsewhere.
+    """A layer that drops at most its input, where that is for cuDNN to run; None elsewhere.
 
-    On a CPU it is where the layer is small. On a GPU it is cuDNN's: products over all steps run on tensor
-    cores, to which single columns bring nothing (docs/performance.md), so cuDNN is to run it where nothing
-    says otherwise, and a GPU does by measurement.
+    Products over all steps run on tensor cores, to which single columns bring nothing (docs/performance.md):
+    so cuDNN is to run it where nothing says otherwise, and a GPU does by measurement.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or dispatch.select(x) != "triton":
         return None
-    if dispatch.select(x) != "triton":
-        if batch_sizes is not None or not _may_leave_kernels(x, weights[0]):
-            return None
-        steps, batch, hidden = len(x), x.shape[1], weights[0][1].shape[1]
-        if not operator_is_faster(cell, steps, batch, hidden, packed=False, needs_grad=True, training=True):
-            return None
     directions, each = len(weights), len(weights[0])
 
     def cudnn(x: Tensor, flat: Sequence[Tensor]) -> tuple[Tensor, States]:
