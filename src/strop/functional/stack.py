@@ -108,7 +108,7 @@ def _is_small(
         (x.is_cpu and x.dtype is ih.dtype and len(weights[0]) % 2 == 0)
         and x.shape[1] * (ih.numel() + hh.numel()) <= _SMALL
         and not (torch.compiler.is_compiling() or transforming())
-        and dispatch.asked() is None
+        and dispatch.may_leave_kernels()
         and autocast_dtype(x) is None
     )
 
@@ -289,7 +289,7 @@ def dense_stack(
     if (
         not compiling
         and operator_is_faster(cell, steps, batch, flat[1].shape[1], packed, needs_grad, training)
-        and dispatch.asked() is None
+        and dispatch.may_leave_kernels()
     ):
         states = states or _zeros(cell, x, batch, flat, each)
         return _torch_stack(cell, x, states, flat, each, bidirectional, batch_sizes)

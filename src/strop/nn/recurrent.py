@@ -195,7 +195,7 @@ class Recurrent(nn.RNNBase):
             steps, batch = x.shape[1::-1] if batch_first else x.shape[:2]
         needs_grad = torch.is_grad_enabled() and (weight.requires_grad or x.requires_grad)
         case = batch_sizes is not None, needs_grad, self.training
-        if not operator_is_faster(cell, steps, batch, hidden, *case) or dispatch.asked() is not None:
+        if not operator_is_faster(cell, steps, batch, hidden, *case) or not dispatch.may_leave_kernels():
             return None
         shapes = [(len(self._all_weights), batch, units) for units in (self._units, hidden)[: 1 + cell.has_c]]
         if hx is None:

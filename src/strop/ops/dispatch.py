@@ -117,6 +117,12 @@ def asked() -> str | None:
     return _forced or os.environ.get("STROP_BACKEND") or None
 
 
+def may_leave_kernels() -> bool:
+    """Whether a call may run elsewhere, if that is faster: nobody asked for a backend by name, or observes
+    them."""
+    return _wrapper is None and asked() is None
+
+
 def select(x: Tensor) -> str:
     """The name of the backend for operands like ``x``.
 
