@@ -74,7 +74,7 @@ gpu-train:
 
 # The trainings of docs/results.md whose data is given, hours each; one that was stopped goes on:
 # make results DATA="ptb=FOLDER conll2003=FOLDER" ONLY=zaremba-medium EPOCHS=15
-# JOBS=2 runs two at once with half of the threads each: twice as fast for conll2003, whose steps are small.
+# JOBS=2 runs two at once with half of the threads each: for conll2003, whose steps two threads do not make faster.
 results: install
 	test -n "$(DATA)" || { echo 'make results DATA="ptb=FOLDER …": the folders of the data sets'; exit 1; }
 	$(BIN)/python benchmarks/train.py $(DATA) $(if $(ONLY),--only $(ONLY)) $(if $(EPOCHS),--epochs $(EPOCHS)) \

@@ -26,7 +26,8 @@ def _keep(index: _Maybe, count: _Maybe, scale: float) -> Keep | None:
 _SAVED = 3  # tensors that any backend saves for BP, at most
 
 
-def _projection(w_hr: _Maybe) -> tuple[Tensor, ...]:
+def projection(w_hr: _Maybe) -> tuple[Tensor, ...]:
+    """The last argument of a backend's functions, where there is one."""
     return () if w_hr is None else (w_hr.contiguous(),)
 
 
@@ -65,7 +66,7 @@ def recurrence_forward(
         _keep(input_index, input_count, input_scale),
         _keep(recurrent_index, recurrent_count, recurrent_scale),
         recurrent_mask,
-        *_projection(w_hr),
+        *projection(w_hr),
     )
     empties = tuple(x.new_empty(0) for _ in range(_SAVED - len(saved)))
     return y, h, _or_empty(x, c), *saved, *empties  # pyright: ignore[reportReturnType]
@@ -137,7 +138,7 @@ def recurrence_backward(
     dc = None if dc is None else dc.contiguous()
     dgates, dx, dh0, dc0 = backend.backward(
         *(layer, dy.contiguous(), dh.contiguous(), dc, x, y, h0, c0, w_ih, w_hh, saved, *masks, need_dx),
-        *_projection(w_hr),
+        *projection(w_hr),
     )
     grads: tuple[Tensor, ...] = tuple(x.new_empty(0) for _ in range(5))
     if need_weights:

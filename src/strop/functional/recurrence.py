@@ -49,7 +49,7 @@ class _Recurrence(torch.autograd.Function):
         c0 = None if c0 is None else c0.contiguous()
         backend = dispatch.recurrence(x, w_hr is not None)
         masks = (input_keep, recurrent_keep, recurrent_mask)
-        projection = () if w_hr is None else (w_hr.contiguous(),)
+        projection = compiled.projection(w_hr)
         y, h, c, saved = backend.forward(layer, x, h0, c0, w_ih, w_hh, b_ih, b_hh, *masks, *projection)
         ctx.set_materialize_grads(False)
         ctx.backend, ctx.layer, ctx.input_keep, ctx.recurrent_keep = (

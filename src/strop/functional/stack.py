@@ -49,8 +49,9 @@ def stack(
         here = slice(first, first + directions)
         own = None if states is None else tuple(state[here] for state in states)
         layer = cell, x, own, weights[here], input_masks[here], recurrent_masks[here]
-        if batch_sizes is None and len(x) == 1 and _is_small(*layer):
-            x, last = _one_step(*layer)
+        done = _one_step(*layer) if batch_sizes is None and len(x) == 1 else None
+        if done is not None:
+            x, last = done
             lasts += last
             continue
         if not any(recurrent_masks[here]) and input_masks[here].count(input_masks[first]) == directions:
@@ -92,27 +93,6 @@ def _layer(
 _SMALL = 1 << 18
 
 
-def _is_small(
-    cell: Cell,
-    x: Tensor,
-    states: States | None,
-    weights: Sequence[Sequence[Tensor]],
-    _: Sequence[Mask | None],
-    recurrent_masks: Sequence[Mask | None],
-) -> bool:
-    """Whether torch's cells are to take the one step of a layer."""
-    if cell is GRU and states is not None and any(recurrent_masks):
-        return False  # its update gate keeps some of the state that no mask has touched
-    ih, hh = weights[0][:2]
-    return (
-        (x.is_cpu and x.dtype is ih.dtype and len(weights[0]) % 2 == 0)
-        and x.shape[1] * (ih.numel() + hh.numel()) <= _SMALL
-        and not (torch.compiler.is_compiling() or transforming())
-        and dispatch.may_leave_kernels()
-        and autocast_dtype(x) is None
-    )
-
-
 def _one_step(
     cell: Cell,
     x: Tensor,
@@ -120,8 +100,18 @@ def _one_step(
     weights: Sequence[Sequence[Tensor]],
     input_masks: Sequence[Mask | None],
     recurrent_masks: Sequence[Mask | None],
-) -> tuple[Tensor, list[States]]:
-    """``_layer`` of one step of a plain sequence, by torch's cells."""
+) -> tuple[Tensor, list[States]] | None:
+    """``_layer`` of the only step of a plain sequence, where that is for torch's cells; None elsewhere."""
+    ih, hh = weights[0][:2]
+    if (
+        (not x.is_cpu or x.dtype is not ih.dtype or len(weights[0]) % 2 == 1)
+        or x.shape[1] * (ih.numel() + hh.numel()) > _SMALL
+        # A GRU's update gate keeps some of the state that no mask has touched.
+        or (cell is GRU and states is not None and any(recurrent_masks))
+        or (torch.compiler.is_compiling() or transforming() or autocast_dtype(x) is not None)
+        or not dispatch.may_leave_kernels()
+    ):
+        return None
     ys, lasts = [], []
     for number, own in enumerate(weights):
         mask, recurrent_mask = input_masks[number], recurrent_masks[number]
@@ -291,7 +281,6 @@ def dense_stack(
         and operator_is_faster(cell, steps, batch, flat[1].shape[1], packed, needs_grad, training)
         and dispatch.may_leave_kernels()
     ):
-        states = states or _zeros(cell, x, batch, flat, each)
         return _torch_stack(cell, x, states, flat, each, bidirectional, batch_sizes)
     if batch_sizes is None and not needs_grad:
         h, c = (*(states or _zeros(cell, x, batch, flat, each)), None)[:2]
