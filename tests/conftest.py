@@ -15,7 +15,7 @@ from hypothesis import settings
 import strop.ops.memory
 import strop.ops.products
 import strop.ops.recurrence
-from strop.ops import dispatch
+from strop.ops import choice, dispatch
 
 # Without a GPU the Triton kernels run in Triton's interpreter. It is chosen for good when Triton is imported.
 if not torch.cuda.is_available():
@@ -47,6 +47,27 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
         else:
             x = torch.zeros(1, 1, 1)
             yield Backend(name, torch.float32, dispatch.products(x), dispatch.recurrence(x))
+
+
+@pytest.fixture(autouse=True)
+def _unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No way is chosen by a measurement, which another run of the tests could decide otherwise."""
+    monkeypatch.setattr(choice, "_choices", {})
+    monkeypatch.setattr(choice, "_fixed", 1)
+
+
+@pytest.fixture(params=["kernels", "operator"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, _unmeasured: None) -> str:
+    """Small calls on a CPU take each way in turn, as if it had been the fastest."""
+
+    def measured(what: str, ways: Any, device: torch.device) -> choice.Choice:
+        times = {name: float((name == "kernels") != (request.param == "kernels")) for name in ways}
+        return choice.Choice(what, {name: choice.Times(ms, ms) for name, ms in times.items()}, {})
+
+    monkeypatch.setattr(choice, "_fixed", 0)
+    monkeypatch.setattr(choice, "_measure", measured)
+    monkeypatch.setattr(choice, "made", lambda key: request.param)  # even if it was never met
+    return request.param
 
 
 @pytest.fixture

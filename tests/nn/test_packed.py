@@ -10,6 +10,8 @@ import recurrent
 from recurrent import make, make_torchs
 from strop.pattern import CASES
 
+pytestmark = pytest.mark.usefixtures("way")
+
 modes = pytest.mark.parametrize("mode", recurrent.MODES)
 EVERYWHERE = {"dropout": 0.5, "input_dropout": 0.4, "recurrent_dropout": 0.6}
 LENGTHS = [2, 5, 1, 5, 3]

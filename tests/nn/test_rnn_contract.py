@@ -18,6 +18,8 @@ import recurrent
 import strop
 from recurrent import make, make_torchs
 
+pytestmark = pytest.mark.usefixtures("way")
+
 modes = pytest.mark.parametrize("mode", recurrent.MODES)
 DROPS = {"dropout": 0.5, "input_dropout": 0.5, "recurrent_dropout": 0.5}
 OPTIONS = [

@@ -10,6 +10,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 import recurrent
 import strop
 
+pytestmark = pytest.mark.usefixtures("way")
+
 EVERYWHERE = {"dropout": 0.5, "input_dropout": 0.4, "recurrent_dropout": 0.6}
 USES = {
     "dropping": ({"input_dropout": 0.5, "recurrent_dropout": 0.5}, True),

@@ -1,4 +1,4 @@
-"""Small calls with nothing dropped take torch's operator, with torch's results and the same checks."""
+"""Small calls take torch's operator where that is faster, with torch's results and the same checks."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import copy
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch import nn
 from torch.nn.utils import prune
 from torch.nn.utils.rnn import pack_padded_sequence
+from torch.utils.flop_counter import FlopCounterMode
 
 import recurrent
-from strop.functional import stack
-from strop.ops import dispatch, native
+from strop.functional import operator
+from strop.ops import choice, dispatch, native
 
 pytestmark = pytest.mark.skipif(
     native.missing is not None, reason="without kernels torch's operator runs always"
@@ -24,11 +26,11 @@ def operator_calls(monkeypatch):
     """The modes whose operator was called, in turn."""
     calls = []
 
-    def counted(name, operator):
-        return lambda *args: (calls.append(name), operator(*args))[1]
+    def counted(name, own):
+        return lambda *args: (calls.append(name), own(*args))[1]
 
-    for name, operator in stack.OPERATORS.items():
-        monkeypatch.setitem(stack.OPERATORS, name, counted(name, operator))
+    for name, own in operator.STACKS.items():
+        monkeypatch.setitem(operator.STACKS, name, counted(name, own))
     return calls
 
 
@@ -42,7 +44,7 @@ def pair(mode, training, **options):
 @pytest.mark.parametrize("layout", recurrent.LAYOUTS)
 @pytest.mark.parametrize("steps", [1, 5, 120])
 @pytest.mark.parametrize("case", ["no gradients", "evaluation", "training"])
-def test_results_are_torchs_whichever_way_is_taken(operator_calls, mode, layout, steps, case):
+def test_results_are_torchs_whichever_way_is_taken(operator_calls, way, mode, layout, steps, case):
     batch = 1 if layout == "unbatched" else 4
     ours, theirs = pair(mode, case == "training", num_layers=2, bidirectional=True, batch_first=True)
     x, lengths = torch.randn(steps, batch, 6), recurrent.lengths_of(layout, steps, batch)
@@ -58,34 +60,29 @@ def test_results_are_torchs_whichever_way_is_taken(operator_calls, mode, layout,
                 recurrent.results(each, x, states, grads, layout, lengths) for each in (ours, theirs)
             )
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
-    # Which way is asserted where the choice is clear by far.
-    if mode != "LSTM" and steps == 120:
-        assert not operator_calls
-    elif mode != "LSTM" and case != "no gradients" and steps == 1:
-        assert len(operator_calls) == 2
+    assert len(operator_calls) == (2 if way == "operator" else 0)
 
 
-def test_a_backend_that_is_asked_for_runs(operator_calls):
+def test_a_backend_that_is_asked_for_runs(operator_calls, way):
     ours, _ = pair("RNN_TANH", False)
     with dispatch.use("native"):
         ours(torch.randn(1, 4, 6))
     assert not operator_calls
     ours(torch.randn(1, 4, 6))
-    assert operator_calls == ["RNN_TANH"]
+    assert operator_calls == ["RNN_TANH"] * (way == "operator")
 
 
-def test_equal_lengths_make_a_plain_sequence(operator_calls):
+def test_equal_lengths_make_a_plain_sequence(way):
     ours, theirs = pair("LSTM", False, bidirectional=True)
     packed = pack_padded_sequence(torch.randn(3, 4, 6), torch.full((4,), 3))
     with torch.no_grad():
         actual, expected = ours(packed), theirs(packed)
-    assert not operator_calls  # the kernel for plain sequences has no start-up cost
     torch.testing.assert_close(actual[0].data, expected[0].data)
     torch.testing.assert_close(actual[1], expected[1])
 
 
 @pytest.mark.parametrize("steps", [1, 60])
-def test_weights_that_were_exchanged_are_noticed(steps):
+def test_weights_that_were_exchanged_are_noticed(way, steps):
     ours, theirs = pair("GRU", False)
     x = torch.randn(steps, 4, 6)
     ours(x)
@@ -109,7 +106,7 @@ def test_weights_that_were_exchanged_are_noticed(steps):
 @pytest.mark.parametrize("pattern", ["structured", "random"])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("with_states", [True, False])
-def test_one_dropping_step_is_that_of_the_kernels(monkeypatch, mode, pattern, bias, with_states):
+def test_one_dropping_step_is_that_of_the_kernels(monkeypatch, way, mode, pattern, bias, with_states):
     shares = dict.fromkeys(("dropout", "input_dropout", "recurrent_dropout"), 0.4)
     layer = recurrent.make(
         mode, 6, 8, num_layers=2, bidirectional=True, bias=bias, pattern=pattern, **shares
@@ -117,20 +114,21 @@ def test_one_dropping_step_is_that_of_the_kernels(monkeypatch, mode, pattern, bi
     x, masks, taken = torch.randn(1, 3, 6), layer.draw(1, 3), []
     grads = recurrent.upstream(layer, 1, 3)
     states = [torch.randn_like(each) for each in grads[1:]] if with_states else None
-    cells = stack._STEPPERS[mode]
-    monkeypatch.setitem(stack._STEPPERS, mode, lambda *args: (taken.append(mode), cells(*args))[1])
+    cells = operator.STEPS[mode]
+    monkeypatch.setitem(operator.STEPS, mode, lambda *args: (taken.append(mode), cells(*args))[1])
 
     small = recurrent.results(layer, x, states, grads, masks=masks)
     with dispatch.use("native"):
         usual = recurrent.results(layer, x, states, grads, masks=masks)
     torch.testing.assert_close(small, usual, rtol=1e-4, atol=1e-5)
     # A GRU keeps some of the whole state, where torch's cell would keep some of the masked one.
-    assert len(taken) == (0 if mode == "GRU" and with_states else 4)
+    keeps_the_whole = mode == "GRU" and with_states
+    assert len(taken) == (4 if way == "operator" and not keeps_the_whole else 0)
 
 
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("shares", [{"input_dropout": 0.5}, {"input_dropout": 0.5, "recurrent_dropout": 0.5}])
-def test_what_is_dropped_is_not_read(steps, shares):
+def test_what_is_dropped_is_not_read(way, steps, shares):
     layer = recurrent.make("LSTM", 8, 8, **shares).train()
     x, masks = torch.randn(steps, 4, 8), layer.draw(steps, 4)
     x[(masks.input[0].dense() == 0).expand_as(x)] = torch.nan
@@ -139,3 +137,69 @@ def test_what_is_dropped_is_not_read(steps, shares):
     (y.sum() + h.sum() + c.sum()).backward()
     for value in (y, h, c, x.grad, *(parameter.grad for parameter in layer.parameters())):
         assert value.isfinite().all()
+
+
+@pytest.fixture
+def measurements(monkeypatch):
+    """What was measured, with torch's own clock."""
+    monkeypatch.setattr(choice, "_fixed", 0)
+    return choice.choices
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("shares", [{}, {"input_dropout": 0.5, "recurrent_dropout": 0.5}])
+def test_a_measurement_is_made_once_and_leaves_no_trace(measurements, training, shares):
+    layer = recurrent.make("GRU", 6, 8, num_layers=2, **shares).train(training)
+    steps = 1 if shares else 3
+    x, masks = torch.randn(steps, 3, 6, requires_grad=True), layer.draw(steps, 3) if shares else None
+    hooked = []
+    for parameter in layer.parameters():
+        parameter.register_hook(hooked.append)
+    before = torch.get_rng_state()
+    y, _ = layer(x, masks=masks)
+    assert len(measurements()) == (2 if shares else 1)  # the step of each layer, or the stack
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not hooked
+    assert x.grad is None
+    assert all(each.grad is None for each in layer.parameters())
+    made = measurements()
+    y.sum().backward()
+    assert len(hooked) == len(list(layer.parameters()))
+    layer(x.detach().requires_grad_(), masks=masks)
+    assert measurements() == made
+    for each in made:
+        assert all(ms.called > 0 for ms in each.times.values())
+        assert len(each.times) == 2
+
+
+def test_a_measurement_saves_nothing_that_checkpointing_would_miss(measurements):
+    layer = recurrent.make("LSTM", 6, 8, num_layers=2)
+    x = torch.randn(2, 3, 6, requires_grad=True)
+    torch.utils.checkpoint.checkpoint(lambda x: layer(x)[0], x, use_reentrant=False).sum().backward()
+    assert len(measurements()) == 1
+    assert x.grad is not None
+
+
+def test_nothing_is_measured_where_somebody_watches_or_every_process_is_to_do_the_same(measurements):
+    layer, x = recurrent.make("LSTM", 6, 8), torch.randn(2, 3, 6)
+    with FlopCounterMode(display=False):
+        layer(x)
+    with choice.reproducibly():
+        layer(x)
+    torch.use_deterministic_algorithms(True)
+    try:
+        layer(x)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    with torch.inference_mode():
+        inference = torch.ones(2, 3, 6)
+    assert not measurements()
+    layer.requires_grad_(False)
+    layer(inference)
+    assert len(measurements()) == 1
+
+
+def test_large_calls_are_not_measured(measurements):
+    recurrent.make("LSTM", 6, 8)(torch.randn(2, 33, 6))
+    recurrent.make("LSTM", 64, 256)(torch.randn(500, 32, 64))
+    assert not measurements()

@@ -14,6 +14,8 @@ from torch.nn.utils.rnn import PackedSequence
 import oracle
 import strop
 
+pytestmark = pytest.mark.usefixtures("way")
+
 NAMES = ["LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"]
 DROPS = {"input_dropout": 0.5, "recurrent_dropout": 0.5}
 names = pytest.mark.parametrize("name", NAMES)

@@ -8,7 +8,7 @@ import torch
 from strop.ops.cells import LSTM
 from strop.ops.products import Keep
 from strop.ops.recurrence import Layer
-from strop.ops.triton import recurrence
+from strop.ops.triton import recurrence, ways
 from strop.pattern import Pattern
 from strop.tasks.language.model import LanguageModel
 from strop.training.gradients import clipped_step, gradient_norm
@@ -16,10 +16,10 @@ from strop.training.gradients import clipped_step, gradient_norm
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
 
 
-@pytest.mark.parametrize("way", list(recurrence.WAYS))
+@pytest.mark.parametrize("way", list(ways.WAYS))
 @pytest.mark.parametrize("exact", [True, False], ids=["exact", "bernoulli"])
 def test_forward_and_backward_are_captured(monkeypatch, device, exact, way):
-    monkeypatch.setattr(recurrence, "forced", way)
+    monkeypatch.setattr(ways, "forced", way)
     steps, batch, features, hidden = 5, 20, 33, 70
     x = torch.randn(steps, batch, features, device=device)
     h0, c0 = torch.randn(2, batch, hidden, device=device)

@@ -13,7 +13,7 @@ from strop.ops import dispatch
 from strop.ops.cells import GRU, LSTM, RNN_RELU, RNN_TANH
 from strop.ops.products import Keep
 from strop.ops.recurrence import Layer
-from strop.ops.triton import launch, recurrence
+from strop.ops.triton import launch, recurrence, ways
 from triton_oracle import Case, Problem, assert_as_accurate
 
 CASES = [
@@ -99,7 +99,7 @@ def several_processors(monkeypatch):
         monkeypatch.setattr(launch, "processors", lambda device: 7)
         monkeypatch.setattr(launch, "shared_memory", lambda device: 64 * 1024)
     else:  # the others have tests of their own, and compiling takes time
-        monkeypatch.setattr(recurrence, "forced", "persistent")
+        monkeypatch.setattr(ways, "forced", "persistent")
 
 
 @pytest.mark.usefixtures("poison")
@@ -119,7 +119,7 @@ def test_equals_masked_dense_cells(case, device):
 )
 def test_one_launch_runs_all_steps(monkeypatch, case, way, device):
     """With one processor, and so one program, the grid's barrier returns in the interpreter too."""
-    monkeypatch.setattr(recurrence, "forced", way)
+    monkeypatch.setattr(ways, "forced", way)
     if launch.interpreting:
         monkeypatch.setattr(launch, "processors", lambda device: 1)
     launches = count_launches(monkeypatch)
@@ -148,19 +148,19 @@ def test_one_launch_runs_all_steps(monkeypatch, case, way, device):
 )
 def test_weights_on_the_chip(monkeypatch, case, dtype, device):
     """Dense products on dropped states equal the products on kept units, and read each weight once."""
-    monkeypatch.setattr(recurrence, "forced", "on-chip")
+    monkeypatch.setattr(ways, "forced", "on-chip")
     problem = Problem(case)
     truth = problem.oracle(torch.float64)
     assert_as_accurate(ours(problem, dtype, device), problem.oracle(dtype), truth)
 
 
 def test_weights_that_do_not_fit_on_the_chip_are_refused(monkeypatch, device):
-    monkeypatch.setattr(recurrence, "forced", "on-chip")
+    monkeypatch.setattr(ways, "forced", "on-chip")
     monkeypatch.setattr(launch, "shared_memory", lambda device: 1024)
     problem = Problem(CASES[0])
     with pytest.raises(RuntimeError, match="'on-chip' was asked for, but the weights of 19 units do not fit"):
         ours(problem, torch.float32, device)
-    monkeypatch.setattr(recurrence, "forced", None)
+    monkeypatch.setattr(ways, "forced", None)
     monkeypatch.setenv("STROP_RECURRENCE", "fastest")
     with pytest.raises(ValueError, match="STROP_RECURRENCE must be one of on-chip, persistent, steps"):
         ours(problem, torch.float32, device)

@@ -14,7 +14,7 @@ from strop.bench.command import CommonOptions, Timing
 from strop.bench.machine import Provenance
 from strop.bench.measure import Case, interleave, one_pass
 from strop.bench.records import Record
-from strop.ops import dispatch
+from strop.ops import choice
 from strop.pattern import check_probability
 
 _PAYS = 1.05  # times torch's speed: below that, noise may have decided
@@ -157,7 +157,7 @@ def _measure(options: Options, device: torch.device) -> Timing:
         [record for record in made if record.ms_p50 is not None],
         len(samples["torch"]["overall"]),
         machine.peak_gflops(device),
-        (note, *dispatch.choices()),
+        (note, *map(str, choice.choices())),
     )
 
 

@@ -25,7 +25,7 @@ from strop.bench.gpu_machine import Gpu, describe
 from strop.bench.measure import Percentiles
 from strop.bench.presets import LAYER_PRESETS, Layers, Preset
 from strop.bench.stack import build, inputs
-from strop.ops import dispatch
+from strop.ops import choice, dispatch
 
 PRECISIONS: dict[str, tuple[torch.dtype, str]] = {
     "fp32": (torch.float32, "ieee"),
@@ -123,7 +123,7 @@ def run(options: Options) -> int:
         rows += measure(point, device, notes)
         write(options.out, where, rows)
         print(f"{number + 1} of {len(todo)}: {point.preset.name} {point.precision}", file=sys.stderr)
-    if chosen := dispatch.choices():
+    if chosen := choice.choices():
         print("What was taken, and why:", *chosen, sep="\n  ")
     show(rows, notes)
     return 1 if any(note.startswith("failed") for note in notes) else 0

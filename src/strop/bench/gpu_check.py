@@ -86,13 +86,13 @@ def _ways(case: _Case, dtype: torch.dtype, device: torch.device) -> list[str | N
 
 @contextmanager
 def _forced(way: str | None) -> Iterator[None]:
-    from strop.ops.triton import recurrence
+    from strop.ops.triton import ways
 
-    before, recurrence.forced = recurrence.forced, way
+    before, ways.forced = ways.forced, way
     try:
         yield
     finally:
-        recurrence.forced = before
+        ways.forced = before
 
 
 def _faults_of(case: _Case, dtype: torch.dtype, name: str, device: torch.device) -> list[str]:

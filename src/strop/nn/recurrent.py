@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from strop.functional import operator, ways
 from strop.functional.autograd import autocast_dtype
+from strop.functional.dense import dense_stack
 from strop.functional.recurrence import check_batch_sizes
-from strop.functional.stack import OPERATORS, dense_stack, operator_is_faster, stack
+from strop.functional.stack import stack
 from strop.nn.masks import (
     Masks,
     check_block,
@@ -19,7 +21,7 @@ from strop.nn.masks import (
     repr_of_pattern,
     with_probability,
 )
-from strop.ops import dispatch
+from strop.ops import choice, dispatch
 from strop.ops.cells import CELLS
 from strop.pattern import Mask, Pattern, check_probability
 
@@ -193,9 +195,10 @@ class Recurrent(nn.RNNBase):
                 x, batch_sizes = x.view(steps, batch, -1), None
         else:
             steps, batch = x.shape[1::-1] if batch_first else x.shape[:2]
-        needs_grad = torch.is_grad_enabled() and (weight.requires_grad or x.requires_grad)
-        case = batch_sizes is not None, needs_grad, self.training
-        if not operator_is_faster(cell, steps, batch, hidden, *case) or not dispatch.may_leave_kernels():
+        gradients = torch.is_grad_enabled() and (weight.requires_grad or x.requires_grad)
+        case = batch_sizes is not None, gradients, self.training
+        kind = ways.small_stack(cell, x, self._units, len(flat), steps, batch, *case)
+        if choice.made(kind) != "operator" or not dispatch.may_leave_kernels():
             return None
         shapes = [(len(self._all_weights), batch, units) for units in (self._units, hidden)[: 1 + cell.has_c]]
         if hx is None:
@@ -208,9 +211,9 @@ class Recurrent(nn.RNNBase):
         how = (flat, self.bias, self.num_layers, 0.0, False, self.bidirectional)
         hx = states if cell.has_c else states[0]
         if batch_sizes is None:
-            y, *last = OPERATORS[cell.name](x, hx, *how, batch_first)
+            y, *last = operator.STACKS[cell.name](x, hx, *how, batch_first)
         else:
-            y, *last = OPERATORS[cell.name](x, batch_sizes, hx, *how)
+            y, *last = operator.STACKS[cell.name](x, batch_sizes, hx, *how)
         if packed:
             y = PackedSequence(y if y.dim() == 2 else y.flatten(0, 1), *input[1:])
             last = last if back is None else [state.index_select(1, back) for state in last]

@@ -11,7 +11,6 @@ import importlib
 import importlib.util
 import logging
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -149,12 +148,6 @@ def select(x: Tensor) -> str:
 @cache
 def _log_once(reason: str) -> None:
     _log.warning("running on plain PyTorch, which is slower: %s", reason)
-
-
-def choices() -> list[str]:
-    """What was measured on GPUs so far, what is taken since and why: lines for people."""
-    module = sys.modules.get("strop.ops.triton.choice")
-    return [] if module is None else [str(choice) for choice in module.choices()]
 
 
 def selection(device: torch.device) -> Any:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from strop.ops import choice
 from strop.training import generators, tree
 from strop.training.averaging import NtAsgd
 from strop.training.checkpoint import Checkpoint, CheckpointStore
@@ -72,9 +73,12 @@ class _Run:
         self.stopping = self.save_soon = False
 
     def result(self) -> Result:
-        if self.device.type == "cpu":
+        on_cpu = self.device.type == "cpu"
+        if on_cpu:
             reuse_freed_pages()
-        with StopSignal(alone=self.world.size == 1) as self.signal:
+        # On a GPU sums of embeddings' gradients differ from run to run anyway.
+        ways = choice.reproducibly() if on_cpu else nullcontext()
+        with ways, StopSignal(alone=self.world.size == 1) as self.signal:
             self.folder = self._open_folder()
             try:
                 self._begin()

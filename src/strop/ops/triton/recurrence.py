@@ -2,99 +2,22 @@
 
 The input's products over all steps are one dense product on the dropped input, and so are the weights'
 gradients: tensor cores gain nothing where single columns are skipped. What the steps wait for, the product
-with the hidden state, runs in the fastest of the ``WAYS``.
+with the hidden state, runs in the fastest of the ``ways``.
 """
 
 from __future__ import annotations
-
-import os
-from collections.abc import Callable
-from functools import partial as bind
 
 import torch
 from torch import Tensor
 
 from strop.ops.products import Keep
 from strop.ops.recurrence import Layer
-from strop.ops.triton import choice, launch, steps_backward, steps_forward, tiles
+from strop.ops.triton import launch, steps_backward, steps_forward, tiles, ways
 from strop.ops.triton.columns import drop, kept_map, pack
 from strop.ops.triton.launch import run
 from strop.ops.triton.products import forward_rows, input_grad_rows
 from strop.ops.triton.sequence import Drop, Sequence
 from strop.ops.triton.tiles import Tiles
-
-WAYS: dict[str, str] = {
-    "on-chip": "one launch for all steps, which keeps all weights on the chip",
-    "persistent": "one launch for all steps, which reads the kept units' weights at each of them",
-    "steps": "a launch for each step, which reads the kept units' weights",
-}
-"""How a recurrence can run."""
-
-forced: str | None = None
-"""The one of them to take; None: what ``STROP_RECURRENCE`` names, or else the fastest."""
-
-
-def _asked() -> str | None:
-    way = forced or os.environ.get("STROP_RECURRENCE") or None
-    if way is not None and way not in WAYS:
-        raise ValueError(f"STROP_RECURRENCE must be one of {', '.join(WAYS)}, got {way!r}")
-    return way
-
-
-def _plans(sequence: Sequence, width: int, like: Tensor, *, backward: bool) -> dict[str, Tiles]:
-    """The ways that are possible, or the one that was asked for."""
-    where = (like.dtype, like.device)
-    sizes = (sequence.gates, sequence.hidden, sequence.batch)
-    kept = tiles.on_chip(*sizes, *where, backward=backward)
-    read = tiles.reading(*sizes, width, *where)
-    plans = {"persistent": read, "steps": read} | ({} if kept is None else {"on-chip": kept})
-    way = _asked() or ("steps" if launch.interpreting else None)
-    if way is None:
-        return plans
-    if way not in plans:
-        raise RuntimeError(
-            f"STROP_RECURRENCE: {way!r} was asked for, but the weights of {sequence.hidden} units do not fit "
-            f"on the chip in {like.dtype}; leave it to strop, or ask for 'persistent'"
-        )
-    return {way: plans[way]}
-
-
-def _choose(
-    sequence: Sequence,
-    dropped: Drop,
-    like: Tensor,
-    plans: dict[str, Tiles],
-    run_by: Callable[[str], object],
-    phase: str,
-) -> str:
-    """The fastest of the plans, by name. Times of all go with the steps, so they are one kind of work."""
-    packed = sequence.offsets is not None
-    key = (
-        (
-            *(phase, sequence.kind, sequence.hidden, next(iter(plans.values())).rows, dropped.width, packed),
-            *(tuple(dropped.flags.values()), like.dtype, launch.precision(like.dtype), like.device),
-        )
-        if len(plans) > 1
-        else ()
-    )
-    what = (
-        f"{sequence.kind.upper()} of {sequence.hidden} units ({dropped.width} kept), batch {sequence.batch}, "
-        f"{sequence.steps} steps, {str(like.dtype).removeprefix('torch.')}, {phase}"
-    )
-    ways = {way: bind(run_by, way) for way in plans}
-    return choice.fastest(key, what, ways, like.device, "persistent")
-
-
-def _grid(way: str, programs: int, device: torch.device) -> tuple[int, bool]:
-    """How many programs to launch for so many tiles, and whether one launch runs all steps.
-
-    Then no more than one a processor, which run at once; those that keep weights are no more anyway. In the
-    interpreter only a single program can wait for all.
-    """
-    if way == "persistent":
-        programs = min(programs, launch.processors(device))
-    whole = way != "steps" and (not launch.interpreting or programs == 1)
-    return programs, whole
 
 
 def saved_like(layer: Layer, x: Tensor, hidden_size: int) -> tuple[Tensor, ...]:
@@ -131,13 +54,13 @@ def forward(
     """
     sequence = Sequence.of(layer, x, h0)
     dropped = Drop.of(recurrent_keep, recurrent_mask, h0)
-    plans = _plans(sequence, dropped.width, x, backward=False)
+    plans = ways.plans_for(sequence, dropped.width, x, backward=False)
 
     def run_by(way: str) -> tuple[Tensor, Tensor, Tensor | None, tuple[Tensor, ...]]:
         operands = (x, h0, c0, w_ih, w_hh, b_ih, b_hh, input_keep, recurrent_keep)
         return _forward(way, plans[way], sequence, dropped, *operands)
 
-    return run_by(_choose(sequence, dropped, x, plans, run_by, "forward"))
+    return run_by(ways.choose(sequence, dropped, x, plans, run_by, "forward"))
 
 
 def _forward(
@@ -171,7 +94,7 @@ def _forward(
         cells = h0.new_empty(rows, hidden, dtype=torch.float32)
     kept = h0 if recurrent_keep is None or not plan.resident else kept_map(recurrent_keep, hidden)
     count = sequence.tiles_of_gates(plan)
-    programs, whole = _grid(way, sequence.panels(plan) if plan.resident else count, x.device)
+    programs, whole = ways.grid(way, sequence.panels(plan) if plan.resident else count, x.device)
     for begin, end in [(0, sequence.steps)] if whole else [(n, n + 1) for n in range(sequence.steps)]:
         run(
             steps_forward.forward,
@@ -261,12 +184,12 @@ def backward(
     """
     sequence = Sequence.of(layer, y, h0)
     dropped = Drop.of(recurrent_keep, recurrent_mask, h0)
-    plans = _plans(sequence, dropped.width, x, backward=True)
+    plans = ways.plans_for(sequence, dropped.width, x, backward=True)
 
     def run_by(way: str) -> tuple[tuple[Tensor, ...], Tensor, Tensor | None]:
         return _backward(way, plans[way], sequence, dropped, dy, dh, dc, y, h0, saved, recurrent_keep)
 
-    grads, dh0, dc0 = run_by(_choose(sequence, dropped, x, plans, run_by, "backward"))
+    grads, dh0, dc0 = run_by(ways.choose(sequence, dropped, x, plans, run_by, "backward"))
     dx = None
     if need_dx:
         dx = input_grad_rows(grads[0], w_ih, input_keep, sequence.batch, sequence.offsets).view(x.shape)
@@ -299,7 +222,7 @@ def _backward(
     blocks = -(-width // plan.kept) * plan.splits
     product_tiles = blocks * -(-batch // plan.rows)
     at_once = blocks if plan.resident else product_tiles
-    programs, whole = _grid(way, at_once if plan.resident else max(gate_tiles, product_tiles), h0.device)
+    programs, whole = ways.grid(way, at_once if plan.resident else max(gate_tiles, product_tiles), h0.device)
     both = {"GATES": True, "PRODUCT": True}
     halves = [(gate_tiles, both | {"PRODUCT": False}), (at_once, both | {"GATES": False})]
     if whole:

@@ -1,21 +1,24 @@
 """Which of several ways to do the same is fastest on a device: measured where it is first met, and kept.
 
-A measurement waits for the device, once for each kind of work. None is made while a CUDA graph is captured
-(run the work once before, as torch asks for anyway), nor under ``torch.use_deterministic_algorithms``, as a
-choice may change from process to process, and with it the order of sums.
+A measurement repeats the work some times, once for each kind of work in a process. None is made, and the same
+way taken in every process, under ``torch.use_deterministic_algorithms`` and in ``reproducibly``: another way
+sums in another order. Nor is one made while a CUDA graph is captured (run the work once before, as torch asks
+for anyway), or something observes torch's operations (``TorchDispatchMode``).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from threading import RLock
 from time import perf_counter
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 
 _log = logging.getLogger("strop")
-_REPEATS = 5
+_ROUNDS, _REPEATS = 2, 5
 
 T = TypeVar("T")
 
@@ -25,7 +28,7 @@ class Times(NamedTuple):
 
     Attributes:
         called: from Python, kernel after kernel.
-        queued: on the device alone, as in a CUDA graph.
+        queued: on the device alone, as in a CUDA graph; on a CPU the same.
     """
 
     called: float
@@ -44,14 +47,19 @@ class Choice(NamedTuple):
 
     def __str__(self) -> str:
         """For people: what is taken, and why."""
-        ways = [f"{way} {t.called:.3f} ms ({t.queued:.3f} in a graph)" for way, t in self.times.items()]
+        ways = [
+            f"{way} {t.called:.3f} ms" + (f" ({t.queued:.3f} in a graph)" if t.queued != t.called else "")
+            for way, t in self.times.items()
+        ]
         ways += [f"{way} not possible ({why})" for way, why in self.failed.items()]
         taken = [self.fastest(captured) for captured in (False, True)]
         graph = "" if taken[0] == taken[1] else f", in a graph {taken[1]}"
         return f"{self.what}: {taken[0]}{graph}. {', '.join(ways)}"
 
 
-_choices: dict[tuple[Any, ...], Choice] = {}
+_choices: dict[Hashable, Choice] = {}
+_fixed = 0
+_lock = RLock()  # other threads would disturb what is measured; ways may hold choices of their own
 
 
 def choices() -> list[Choice]:
@@ -59,9 +67,27 @@ def choices() -> list[Choice]:
     return list(_choices.values())
 
 
+@contextmanager
+def reproducibly() -> Iterator[None]:
+    """Take the ways that need no measurement: the same in every process."""
+    global _fixed
+    _fixed += 1
+    try:
+        yield
+    finally:
+        _fixed -= 1
+
+
+def made(key: Hashable) -> str | None:
+    """What ``fastest`` answers on a CPU by what it has measured; None if there is nothing, or it must not."""
+    if key not in _choices or _fixed or torch.are_deterministic_algorithms_enabled():
+        return None
+    return _choices[key].fastest(False)
+
+
 def fastest(
-    key: tuple[Any, ...],
-    what: str,
+    key: Hashable,
+    what: Callable[[], str],
     ways: Mapping[str, Callable[[], object]],
     device: torch.device,
     unmeasured: str,
@@ -70,22 +96,37 @@ def fastest(
 
     Args:
         key: of the kind of work: what its time depends on.
-        what: the same, for people.
+        what: says the same for people.
         ways: any may be called any number of times.
-        unmeasured: the way to take where nothing can be measured.
+        unmeasured: the way to take where nothing is measured.
 
     Raises:
         Exception: of the first way, if all of them fail.
     """
     if len(ways) == 1:
         return next(iter(ways))
+    if _fixed or torch.are_deterministic_algorithms_enabled():
+        return unmeasured
     capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
     if key not in _choices:
-        if capturing or torch.are_deterministic_algorithms_enabled():
+        if capturing or torch._C._len_torch_dispatch_stack():
             return unmeasured
-        _choices[key] = _measure(what, ways, device)
-        _log.info("%s", _choices[key])
+        with _lock, _unseen():
+            if key not in _choices:
+                _choices[key] = _measure(what(), ways, device)
+                _log.info("%s", _choices[key])
     return _choices[key].fastest(capturing)
+
+
+def _unseen() -> AbstractContextManager[Any]:
+    """Hides what autograd saves from hooks, such as those of activation checkpointing, which count it."""
+    if not torch._C._autograd._saved_tensors_hooks_is_enabled():  # pyright: ignore[reportAttributeAccessIssue]
+        return nullcontext()
+    return torch.autograd.graph.saved_tensors_hooks(_same, _same)
+
+
+def _same(tensor: T) -> T:
+    return tensor
 
 
 def _measure(what: str, ways: Mapping[str, Callable[[], object]], device: torch.device) -> Choice:
@@ -100,11 +141,18 @@ def _measure(what: str, ways: Mapping[str, Callable[[], object]], device: torch.
             failed[way] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
     if not times:
         raise errors[0]
+    for _ in range(_ROUNDS - 1):  # in turn, against what else the machine does
+        for way in times:
+            times[way] = Times(*map(min, times[way], time_of(ways[way], device)))
     return Choice(what, times, failed)
 
 
 def time_of(once: Callable[[], object], device: torch.device) -> Times:
-    """Medians over a few calls, after one that compiles."""
+    """Of a few calls, after one that compiles: the median on a GPU, the least on a CPU, which others use."""
+    if device.type == "cpu":
+        once()
+        called = min(_elapsed_here(once) for _ in range(_REPEATS))
+        return Times(called, called)
     with torch.cuda.device(device):
         once()
         torch.cuda.synchronize()
@@ -114,6 +162,12 @@ def time_of(once: Callable[[], object], device: torch.device) -> Times:
         # The device sleeps until the host has queued everything: at most 2 GHz, and twice the time.
         queued = sorted(_elapsed(once, int(4e9 * host)) for _ in range(_REPEATS))[_REPEATS // 2]
     return Times(called, queued)
+
+
+def _elapsed_here(once: Callable[[], object]) -> float:
+    start = perf_counter()
+    once()
+    return 1e3 * (perf_counter() - start)
 
 
 def _elapsed(once: Callable[[], object], cycles: int) -> float:

@@ -1,0 +1,98 @@
+"""Stacks of recurrent layers with nothing dropped, by the fastest way there is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from strop.functional import operator, ways
+from strop.functional.autograd import autocast_dtype, transforming, without_autocast
+from strop.functional.recurrence import States, check_batch_sizes
+from strop.functional.stack import stack
+from strop.ops import dispatch
+from strop.ops.cells import Cell
+
+
+def dense_stack(
+    cell: Cell,
+    x: Tensor,
+    states: States | None,
+    flat: Sequence[Tensor],
+    each: int,
+    *,
+    bidirectional: bool = False,
+    batch_sizes: Tensor | None = None,
+    training: bool = True,
+) -> tuple[Tensor, States]:
+    """``stack`` with nothing dropped; each direction has ``each`` weights.
+
+    Exporting, tracing, ``torch.func``, autocast, projections in evaluation and evaluation under
+    ``torch.compile`` see torch's own operator, and so do calls so small that it is faster. Where autocast on
+    a CPU would make it fail, it runs in the weights' dtype.
+    """
+    autocast, dtype = autocast_dtype(x), flat[0].dtype
+    gradients = ways.needs_grad(*flat, x, *(states or ()))
+    compiling = torch.compiler.is_compiling()
+    how: Any = {"bidirectional": bidirectional, "training": training}
+    # On a CPU, as of torch 2.13: torch.compile cannot differentiate the operator, oneDNN has no float64 and,
+    # for most CPUs, no float16; where it is not asked, float16 rounds the state of every step.
+    fails = (compiling and gradients) or dtype is not torch.float32 or autocast is not torch.bfloat16
+    if autocast is not None and x.is_cpu and fails:
+        states = None if states is None else tuple(state.to(dtype) for state in states)
+        with without_autocast(x):
+            return dense_stack(cell, x.to(dtype), states, flat, each, batch_sizes=batch_sizes, **how)
+    traced = (
+        (compiling and not gradients)
+        or torch.compiler.is_exporting()
+        or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+        or transforming()
+    )
+    projected = each % 2 == 1
+    if (
+        (autocast is not None or traced or not x.numel() or dispatch.select(x) != "native")
+        or (projected and not (gradients and training))  # the kernels for projections are those of training
+    ):
+        return operator.stack(cell, x, states, flat, each, bidirectional, batch_sizes)
+    if batch_sizes is None:
+        steps, batch = x.shape[:2]
+    else:
+        sizes = check_batch_sizes(batch_sizes, x.shape[0])
+        steps, batch = len(sizes), sizes[0]
+        if x.shape[0] == steps * batch:  # a plain sequence after all
+            y, last = dense_stack(cell, x.view(steps, batch, -1), states, flat, each, **how)
+            return y.flatten(0, 1), last
+
+    def by_operator(x: Tensor, flat: Sequence[Tensor]) -> tuple[Tensor, States]:
+        return operator.stack(cell, x, states, flat, each, bidirectional, batch_sizes)
+
+    def by_kernels(x: Tensor, flat: Sequence[Tensor]) -> tuple[Tensor, States]:
+        if batch_sizes is None and not gradients:
+            h, c = (*(states or operator.zeros(cell, x, batch, flat, each)), None)[:2]
+            y, h, c = dispatch.recurrence(x).evaluate(cell, x, h, c, flat, each == 4, bidirectional)
+            return y, (h,) if c is None else (h, c)
+        weights = operator.by_direction(flat, each)
+        nothing = (None,) * len(weights)
+        return stack(
+            *(cell, x, states, weights, nothing, nothing),
+            bidirectional=bidirectional,
+            batch_sizes=batch_sizes,
+        )
+
+    packed = batch_sizes is not None
+    if compiling or not ways.is_small(x.shape[0] if packed else steps * batch, batch, flat):
+        return by_kernels(x, flat)
+    hidden = flat[1].shape[1]
+    shape = f"{x.shape[-1]} to {hidden} units, {steps} steps of {batch} rows"
+    phases = "forward and backward" if gradients and training else "forward"
+    way = ways.fastest(
+        ways.small_stack(cell, x, hidden, len(flat), steps, batch, packed, gradients, training),
+        lambda: f"{cell.name} of {shape}{', packed' if packed else ''}, nothing dropped, {phases}",
+        {"operator": by_operator, "kernels": by_kernels},
+        *(x, flat, "kernels"),
+        gradients=gradients,
+        backward=gradients and training,
+    )
+    return by_operator(x, flat) if way == "operator" else by_kernels(x, flat)

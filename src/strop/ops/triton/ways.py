@@ -1,0 +1,90 @@
+"""The ways in which a recurrence can run on a GPU, and which of them is taken."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from strop.ops import choice
+from strop.ops.triton import launch, tiles
+from strop.ops.triton.sequence import Drop, Sequence
+from strop.ops.triton.tiles import Tiles
+
+WAYS: dict[str, str] = {
+    "on-chip": "one launch for all steps, which keeps all weights on the chip",
+    "persistent": "one launch for all steps, which reads the kept units' weights at each of them",
+    "steps": "a launch for each step, which reads the kept units' weights",
+}
+"""How a recurrence can run."""
+
+forced: str | None = None
+"""The one of them to take; None: what ``STROP_RECURRENCE`` names, or else the fastest."""
+
+
+def _asked() -> str | None:
+    way = forced or os.environ.get("STROP_RECURRENCE") or None
+    if way is not None and way not in WAYS:
+        raise ValueError(f"STROP_RECURRENCE must be one of {', '.join(WAYS)}, got {way!r}")
+    return way
+
+
+def plans_for(sequence: Sequence, width: int, like: Tensor, *, backward: bool) -> dict[str, Tiles]:
+    """The ways that are possible, or the one that was asked for."""
+    where = (like.dtype, like.device)
+    sizes = (sequence.gates, sequence.hidden, sequence.batch)
+    kept = tiles.on_chip(*sizes, *where, backward=backward)
+    read = tiles.reading(*sizes, width, *where)
+    plans = {"persistent": read, "steps": read} | ({} if kept is None else {"on-chip": kept})
+    way = _asked() or ("steps" if launch.interpreting else None)
+    if way is None:
+        return plans
+    if way not in plans:
+        raise RuntimeError(
+            f"STROP_RECURRENCE: {way!r} was asked for, but the weights of {sequence.hidden} units do not fit "
+            f"on the chip in {like.dtype}; leave it to strop, or ask for 'persistent'"
+        )
+    return {way: plans[way]}
+
+
+def choose(
+    sequence: Sequence,
+    dropped: Drop,
+    like: Tensor,
+    plans: dict[str, Tiles],
+    run_by: Callable[[str], object],
+    phase: str,
+) -> str:
+    """The fastest of the plans, by name. Times of all go with the steps, so they are one kind of work."""
+    packed = sequence.offsets is not None
+    key = (
+        (
+            *(phase, sequence.kind, sequence.hidden, next(iter(plans.values())).rows, dropped.width, packed),
+            *(tuple(dropped.flags.values()), like.dtype, launch.precision(like.dtype), like.device),
+        )
+        if len(plans) > 1
+        else ()
+    )
+
+    def what() -> str:
+        sizes = f"{sequence.hidden} units ({dropped.width} kept), batch {sequence.batch}"
+        where = f"{sequence.steps} steps, {str(like.dtype).removeprefix('torch.')}, {phase}"
+        return f"{sequence.kind.upper()} of {sizes}, {where}"
+
+    ways = {way: partial(run_by, way) for way in plans}
+    return choice.fastest(key, what, ways, like.device, "persistent")
+
+
+def grid(way: str, programs: int, device: torch.device) -> tuple[int, bool]:
+    """How many programs to launch for so many tiles, and whether one launch runs all steps.
+
+    Then no more than one a processor, which run at once; those that keep weights are no more anyway. In the
+    interpreter only a single program can wait for all.
+    """
+    if way == "persistent":
+        programs = min(programs, launch.processors(device))
+    whole = way != "steps" and (not launch.interpreting or programs == 1)
+    return programs, whole
