@@ -124,6 +124,12 @@ def test_bad_arguments_are_refused(arguments, error, message):
 
 def test_inputs_and_masks_that_do_not_fit_are_refused():
     layer = strop.Dropout(0.5)
+    for training in (True, False):
+        with pytest.raises(TypeError, match="input must be a Tensor, got list"):
+            layer.train(training)([1.0])
+    layer.train()
+    with pytest.raises(TypeError, match="floating dtype when something is dropped, got torch.int64"):
+        layer(torch.ones(4, 3, 16, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"input must be \[time, batch, units\] or \[batch, units\]"):
         layer(torch.zeros(4))
     with pytest.raises(ValueError, match="block must divide units .* block=3, units=16"):  # noqa: RUF043

@@ -61,6 +61,8 @@ class Dropout(nn.Module):
         Raises:
             TypeError, ValueError: the input or the mask does not fit.
         """
+        if not isinstance(input, Tensor):
+            raise TypeError(f"input must be a Tensor, got {type(input).__name__}")
         if mask is None and not (self.training and self.p and input.numel()):
             return input
         if input.dim() not in (2, 3):
@@ -69,6 +71,8 @@ class Dropout(nn.Module):
                 f"input must be [{axes}, units] or [batch, units] when something is dropped, "
                 f"got {list(input.shape)}"
             )
+        if not (input.is_floating_point() or input.is_complex()):
+            raise TypeError(f"input must be of a floating dtype when something is dropped, got {input.dtype}")
         rows, units = input.shape[:-1], input.shape[-1]
         steps, batch = (1, *rows) if len(rows) == 1 else rows[::-1] if self.batch_first else rows
         check_block(self.pattern, self.p, "units", units)
