@@ -128,7 +128,7 @@ def test_inputs_and_masks_that_do_not_fit_are_refused():
         with pytest.raises(TypeError, match="input must be a Tensor, got list"):
             layer.train(training)([1.0])
     layer.train()
-    with pytest.raises(TypeError, match="floating dtype when something is dropped, got torch.int64"):
+    with pytest.raises(TypeError, match=r"floating dtype when something is dropped, got torch\.int64"):
         layer(torch.ones(4, 3, 16, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"input must be \[time, batch, units\] or \[batch, units\]"):
         layer(torch.zeros(4))
