@@ -16,6 +16,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, mask) -> Tensor:
     return y if bias is None else y + bias
 
 
+def one_by_one(a: Tensor, b: Tensor) -> Tensor:
+    """The product of two matrices as a plain loop sums it, on a CPU that rounds before it adds."""
+    total = a[:, :1] * b[:1]
+    for k in range(1, len(b)):
+        total = total + a[:, k : k + 1] * b[k]
+    return total
+
+
 def layer(
     cell: str,
     x: Tensor,
@@ -26,6 +34,7 @@ def layer(
     *,
     reverse: bool = False,
     lengths: Sequence[int] | None = None,
+    product: Callable[[Tensor, Tensor], Tensor] = torch.matmul,
 ) -> tuple[Tensor, ...]:
     """One layer in one direction: y ``[T, B, H]``, zero beyond a row's length, and the last states.
 
@@ -42,13 +51,13 @@ def layer(
         h_keep = recurrent_mask.dense(x.dtype).expand_as(h_keep)
     state, outputs = list(hx), [x] * steps
     for t in reversed(range(steps)) if reverse else range(steps):
-        a = (x[t] * x_keep[t]) @ w_ih.t()
-        b = (state[0] * h_keep[t]) @ w_hh.t()
+        a = product(x[t] * x_keep[t], w_ih.t())
+        b = product(state[0] * h_keep[t], w_hh.t())
         a = a if b_ih is None else a + b_ih
         b = b if b_hh is None else b + b_hh
         after = _step(cell, a, b, state)
         if projection and projection[0] is not None:
-            after[0] = after[0] @ projection[0].t()
+            after[0] = product(after[0], projection[0].t())
         here = torch.tensor([steps] * batch if lengths is None else lengths).unsqueeze(1) > t
         state = [torch.where(here, new, old) for new, old in zip(after, state, strict=True)]
         outputs[t] = state[0] * here

@@ -124,7 +124,7 @@ class Case:
         return {name: value.to(dtype) for name, value in values.items() if name not in absent}
 
 
-def by_autograd(case: Case, dtype, input_mask, recurrent_mask) -> dict[str, Tensor]:
+def by_autograd(case: Case, dtype, input_mask, recurrent_mask, **how) -> dict[str, Tensor]:
     """Outputs, final states and all gradients of the oracle."""
     v = case.operands(dtype)
     names = [name for name in ("x", "h0", "c0", *WEIGHTS) if name in v]
@@ -132,9 +132,8 @@ def by_autograd(case: Case, dtype, input_mask, recurrent_mask) -> dict[str, Tens
         v[name].requires_grad_()
     hx = [v[name] for name in ("h0", "c0") if name in v]
     weights = [v.get(name) for name in WEIGHTS]
-    found = oracle.layer(
-        case.cell, v["x"], hx, weights, input_mask, recurrent_mask, reverse=case.reverse, lengths=case.lengths
-    )
+    how |= {"reverse": case.reverse, "lengths": case.lengths}
+    found = oracle.layer(case.cell, v["x"], hx, weights, input_mask, recurrent_mask, **how)
     outputs = dict(zip(("y", "h", "c"), found, strict=False))
     used = [name for name in outputs if f"d{name}" in v]
     grads = torch.autograd.grad(
@@ -182,6 +181,7 @@ def check(backend, case: Case, input_mask: Mask | None = None, recurrent_mask: M
         by_ops(backend.recurrence, case, backend.dtype, *masks),
         lambda dtype: by_autograd(case, dtype, *masks),
         lambda dtype: by_ops(recurrence, case, dtype, *masks),
+        lambda dtype: by_autograd(case, dtype, *masks, product=oracle.one_by_one),
     )
 
 
