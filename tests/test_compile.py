@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import strop
 from strop.functional import compiled
@@ -92,6 +93,16 @@ TORCHS_OWN = pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:Deprec
 def test_the_default_compiler():
     lstm, x = strop.LSTM(6, 8, 2, **DROPS), torch.randn(4, 3, 6)
     check(lambda x: lstm(x)[0].pow(2).sum(), [*lstm.parameters()], x, how="inductor")
+
+
+@pytest.mark.parametrize("how", ["aot_eager", pytest.param("inductor", marks=TORCHS_OWN)])
+def test_checkpoints_recompute_with_the_same_masks(how):
+    lstm, head, x = strop.LSTM(6, 8, 2, **DROPS), strop.Linear(8, 5, dropout=0.5), torch.randn(4, 3, 6)
+
+    def step(x: Tensor) -> Tensor:
+        return checkpoint(lambda x: head(lstm(x)[0]), x, use_reentrant=False).pow(2).sum()
+
+    check(step, [*lstm.parameters(), *head.parameters()], x, how=how)
 
 
 def test_evaluation_and_given_masks():

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+import warnings
+from functools import partial
 
 import pytest
 import torch
-import torch.utils.checkpoint
 from torch import nn
 from torch.nn.utils import prune
 from torch.nn.utils.rnn import pack_padded_sequence
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 from torch.utils.flop_counter import FlopCounterMode
 
 import recurrent
+import strop
 from strop.functional import operator
 from strop.ops import choice, dispatch, native
 
@@ -175,7 +178,7 @@ def test_a_measurement_is_made_once_and_leaves_no_trace(measurements, training, 
 def test_a_measurement_saves_nothing_that_checkpointing_would_miss(measurements):
     layer = recurrent.make("LSTM", 6, 8, num_layers=2)
     x = torch.randn(2, 3, 6, requires_grad=True)
-    torch.utils.checkpoint.checkpoint(lambda x: layer(x)[0], x, use_reentrant=False).sum().backward()
+    checkpoint(lambda x: layer(x)[0], x, use_reentrant=False).sum().backward()
     assert len(measurements()) == 1
     assert x.grad is not None
 
@@ -184,6 +187,13 @@ def test_nothing_is_measured_where_somebody_watches_or_every_process_is_to_do_th
     layer, x = recurrent.make("LSTM", 6, 8), torch.randn(2, 3, 6)
     with FlopCounterMode(display=False):
         layer(x)
+    with torch.profiler.profile():
+        layer(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it slows down, it says
+        with torch.autograd.detect_anomaly():
+            layer(x)
+    layer(x.as_subclass(type("Own", (torch.Tensor,), {})))
     with choice.reproducibly():
         layer(x)
     torch.use_deterministic_algorithms(True)
@@ -197,6 +207,26 @@ def test_nothing_is_measured_where_somebody_watches_or_every_process_is_to_do_th
     layer.requires_grad_(False)
     layer(inference)
     assert len(measurements()) == 1
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_one_step_is_measured_once_whatever_is_drawn(measurements, exact):
+    shares = {"input_dropout": 0.5, "recurrent_dropout": 0.5}
+    layer = recurrent.make("LSTM", 40, 40, pattern=strop.Pattern(0.0, exact=exact), **shares)
+    h = torch.zeros(1, 4, 40)
+    for _ in range(30):
+        layer(torch.randn(1, 4, 40), (h, h))
+    assert len(measurements()) == 1
+
+
+def test_selective_checkpointing_sees_the_same_operations_twice(way):
+    layer = recurrent.make("LSTM", 6, 8)
+    x = torch.randn(2, 3, 6, requires_grad=True)
+    expected = torch.autograd.grad(layer(x)[0].sum(), x)
+    policy = partial(create_selective_checkpoint_contexts, lambda *_, **__: CheckpointPolicy.PREFER_RECOMPUTE)
+    y = checkpoint(lambda x: layer(x)[0], x, use_reentrant=False, context_fn=policy)
+    layer(x)  # decides
+    torch.testing.assert_close(torch.autograd.grad(y.sum(), x), expected)
 
 
 def test_large_calls_are_not_measured(measurements):

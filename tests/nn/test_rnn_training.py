@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
+from torch.nn.utils.rnn import pack_sequence
 from torch.utils.checkpoint import checkpoint
 
 import recurrent
@@ -232,3 +234,41 @@ def test_autocast_of_linear_layers(name, low):
             torch.testing.assert_close(actual.float(), expected, rtol=0.05, atol=0.05)
         for loss in (found[0].float().sum(), found[1]):
             assert all(gradient.isfinite().all() for gradient in gradients(loss, fc))
+
+
+@modes
+@pytest.mark.parametrize("drops", [{}, {"recurrent_dropout": 0.5}], ids=str)
+def test_gradients_share_no_memory(backend, mode, drops):
+    module = make(mode, 6, 8, **drops).to(backend.dtype)
+    found = gradients(module(torch.randn(4, 3, 6, dtype=backend.dtype))[0].sum(), module)
+    assert len({grad.untyped_storage().data_ptr() for grad in found}) == len(found)
+
+
+@modes
+def test_many_gradients_at_once_are_refused_clearly(backend, mode):
+    module = make(mode, 6, 8, recurrent_dropout=0.5).to(backend.dtype)
+    y, _ = module(torch.randn(4, 3, 6, dtype=backend.dtype))
+    with pytest.raises(RuntimeError, match="one gradient at a time"):
+        torch.autograd.grad(y, list(module.parameters()), torch.ones(2, *y.shape), is_grads_batched=True)
+
+
+@modes
+def test_packed_sequences_under_another_default_device(backend, mode):
+    module = make(mode, 6, 8, recurrent_dropout=0.5).to(backend.dtype)
+    packed = pack_sequence([torch.randn(n, 6, dtype=backend.dtype) for n in (4, 3, 2)])
+    with torch.device("meta"):
+        y, _ = module(packed)
+    assert y.data.device.type == "cpu"
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("mode", ["GRU", "RNN_TANH"])
+def test_forward_mode_differentiation_where_torch_has_it(way, mode):
+    ours, theirs = make(mode, 6, 8), recurrent.make_torchs(mode, 6, 8)
+    theirs.load_state_dict(ours.state_dict())
+    x, tangent = torch.randn(2, 4, 3, 6).unbind()
+    found = []
+    for module in (ours, theirs):
+        with forward_ad.dual_level():
+            found.append(forward_ad.unpack_dual(module(forward_ad.make_dual(x, tangent))[0]))
+    torch.testing.assert_close(*map(tuple, found))

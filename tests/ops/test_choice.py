@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
 from strop.ops import choice
 
-CPU = torch.device("cpu")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 TIMES = {"a": choice.Times(3.0, 1.0), "b": choice.Times(2.0, 2.0), "c": choice.Times(5.0, 5.0)}
 
 
@@ -38,11 +40,35 @@ def test_the_fastest_is_taken_measured_once_and_says_why(monkeypatch):
     assert said.startswith("work: b, in a graph a. a 3.000 ms (1.000 in a graph), b 2.000 ms")
 
 
-def test_what_fails_is_out_and_says_why():
-    assert choice.fastest(("key",), what, {"x": fails, **named("c")}, CPU, "x") == "c"
+def test_what_fails_is_out_on_a_gpu_and_says_why(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    assert choice.fastest(("key",), what, {"x": fails, **named("c")}, CUDA, "x") == "c"
     assert "x not possible (RuntimeError: out of resources)" in str(choice.choices()[0])
     with pytest.raises(RuntimeError, match="out of resources"):
-        choice.fastest(("other",), what, {"x": fails, "y": fails}, CPU, "x")
+        choice.fastest(("other",), what, {"x": fails, "y": fails}, CUDA, "x")
+
+
+@pytest.mark.parametrize(
+    ("device", "error"), [(CPU, RuntimeError("mine")), (CPU, TimeoutError()), (CUDA, TimeoutError())], ids=str
+)
+def test_errors_that_are_not_a_launchs_are_not_swallowed(monkeypatch, device, error):
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+
+    def interrupted():
+        raise error
+
+    with pytest.raises(type(error)):
+        choice.fastest(("key",), what, {"x": interrupted, **named("c")}, device, "x")
+    assert choice.choices() == []
+    assert choice.fastest(("key",), what, named("a", "c"), device, "c") == "a"
+
+
+def test_a_forked_process_need_not_wait_for_a_measurement_of_its_parent():
+    with choice._lock:
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if choice._lock.acquire(timeout=5) else 1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_nothing_is_measured_for_one_way_or_where_it_must_be_the_same_in_every_process(monkeypatch):
@@ -59,6 +85,5 @@ def test_nothing_is_measured_for_one_way_or_where_it_must_be_the_same_in_every_p
 def test_a_graph_that_is_captured_takes_what_is_fastest_on_the_device_alone(monkeypatch):
     choice.fastest(("key",), what, named("a", "b"), CPU, "b")
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    cuda = torch.device("cuda")
-    assert choice.fastest(("key",), what, named("a", "b"), cuda, "b") == "a"
-    assert choice.fastest(("unmet",), what, named("a", "b"), cuda, "b") == "b"
+    assert choice.fastest(("key",), what, named("a", "b"), CUDA, "b") == "a"
+    assert choice.fastest(("unmet",), what, named("a", "b"), CUDA, "b") == "b"

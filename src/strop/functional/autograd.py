@@ -7,6 +7,8 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor
+from torch.autograd import forward_ad
 
 
 def refuse_second_derivative(name: str) -> NoReturn:
@@ -14,6 +16,15 @@ def refuse_second_derivative(name: str) -> NoReturn:
         f"strop.functional.{name} cannot be differentiated twice: "
         "use torch.nn for models that need second derivatives (a gradient penalty, a Hessian)"
     )
+
+
+def refuse_batches(name: str, grads: tuple[Tensor | None, ...]) -> None:
+    """Refuses gradients that stand for many, as ``torch.autograd.grad(is_grads_batched=True)`` makes them."""
+    if any(grad is not None and is_legacy_batchedtensor(grad) for grad in grads):
+        raise RuntimeError(
+            f"strop.functional.{name} takes one gradient at a time, without is_grads_batched or vectorize: "
+            "use torch.func (vmap of vjp, jacrev) for many"
+        )
 
 
 class _RefuseSecondDerivative(torch.autograd.Function):
@@ -51,5 +62,5 @@ def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
 
 
 def transforming() -> bool:
-    """Whether ``torch.func`` (grad, vmap, jvp…) is at work; what torch.autograd.Function asks, too."""
-    return torch._C._are_functorch_transforms_active()
+    """Whether ``torch.func`` (grad, vmap, jvp…) or forward-mode differentiation is at work."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0

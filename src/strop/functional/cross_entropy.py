@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from strop.functional.autograd import once, transforming, without_autocast
+from strop.functional.autograd import once, refuse_batches, transforming, without_autocast
 from strop.functional.checks import check_input, check_mask, check_operand, keep_of
 from strop.functional.linear import linear
 from strop.ops import dispatch
@@ -42,6 +42,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
         x, weight, target, *saved = ctx.saved_tensors
+        refuse_batches("linear_cross_entropy", grad_outputs)
         with torch.no_grad(), without_autocast(x):
             grads = ctx.backend.linear_cross_entropy_grad(
                 grad_outputs[0],

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from strop.functional import compiled, transforms
-from strop.functional.autograd import once, transforming, without_autocast
+from strop.functional.autograd import once, refuse_batches, transforming, without_autocast
 from strop.functional.checks import check_input, check_mask, check_operand
 from strop.ops import dispatch
 from strop.ops.products import Keep
@@ -29,6 +29,7 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
         x, weight = ctx.saved_tensors
         need_x, need_weight, need_bias, _ = ctx.needs_input_grad
+        refuse_batches("linear", grad_outputs)
         with torch.no_grad(), without_autocast(x):
             dy = grad_outputs[0].contiguous()
             grads = (

@@ -40,7 +40,9 @@ def stack(
         states = zeros(cell, x, batch, flat, each)
     hx = states if cell.has_c else states[0]
     layers = len(flat) // each // (2 if bidirectional else 1)
-    how = (flat, each >= 4, layers, 0.0, False, bidirectional)
+    # cuDNN keeps what a backward pass needs only if it is told that one may follow.
+    train = x.is_cuda and torch.is_grad_enabled()
+    how = (flat, each >= 4, layers, 0.0, train, bidirectional)
     if batch_sizes is None:
         y, *last = operator(x, hx, *how, False)
     else:

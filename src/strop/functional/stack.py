@@ -113,8 +113,8 @@ def _one_step(
         return _layer(cell, x, states, own, input_masks, recurrent_masks, batch_sizes=None)
 
     gradients = ways.needs_grad(x, *flat, *(states or ()))
-    drops = tuple(mask and (mask.index is None or mask.index.shape[-1]) for mask in masks)
-    sizes = (*x.shape[1:], *flat[1].shape, len(flat))
+    drops = tuple(mask and (mask.index is None, mask.count is None, round(mask.scale, 2)) for mask in masks)
+    sizes = (ways.about(batch), x.shape[2], *flat[1].shape, len(flat))
     key = ("step", cell.name, *sizes, x.dtype, states is None, drops, gradients)
     way = ways.fastest(
         *(key, lambda: f"a step of {_describe(cell, x, flat)}", {"cells": cells, "kernels": kernels}),

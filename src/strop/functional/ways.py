@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from strop.ops import choice, dispatch
 from strop.ops.cells import Cell
@@ -48,15 +49,15 @@ def small_stack(
         x.shape[-1],
         hidden,
         weights,
-        _about(steps),
-        _about(batch),
+        about(steps),
+        about(batch),
         packed,
         gradients,
         backward,
     )
 
 
-def _about(size: int) -> tuple[int, int]:
+def about(size: int) -> tuple[int, int]:
     """The same for all sizes in half an octave or less, so that not each of many needs a measurement."""
     octave = size.bit_length()
     return octave, size >> max(octave - 2, 0)
@@ -74,7 +75,8 @@ def fastest(
     backward: bool = True,
 ) -> str:
     """The one that takes least time for this kind of work, with its backward pass if there is one."""
-    if any(tensor.is_inference() for tensor in (x, *flat)) and gradients:
+    stand_ins = any(type(tensor) not in (Tensor, Parameter) for tensor in (x, *flat))
+    if stand_ins or (gradients and any(tensor.is_inference() for tensor in (x, *flat))):
         return unmeasured
     leaves: list[Tensor] = []
 

@@ -2,13 +2,16 @@
 
 A measurement repeats the work some times, once for each kind of work in a process. None is made, and the same
 way taken in every process, under ``torch.use_deterministic_algorithms`` and in ``reproducibly``: another way
-sums in another order. Nor is one made while a CUDA graph is captured (run the work once before, as torch asks
-for anyway), or something observes torch's operations (``TorchDispatchMode``).
+sums in another order. So it is where something observes torch's operations (``TorchDispatchMode``, by which
+activation checkpointing compares two runs). What is known already is taken, but nothing measured, under a
+profiler or anomaly detection, and while a CUDA graph is captured: run the work once before, as torch asks for
+anyway.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import RLock
@@ -62,6 +65,16 @@ _fixed = 0
 _lock = RLock()  # other threads would disturb what is measured; ways may hold choices of their own
 
 
+def _after_fork() -> None:
+    """Another thread of the parent, which the child has not, may have held the lock."""
+    global _lock
+    _lock = RLock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def choices() -> list[Choice]:
     """All that were made in this process."""
     return list(_choices.values())
@@ -80,9 +93,7 @@ def reproducibly() -> Iterator[None]:
 
 def made(key: Hashable) -> str | None:
     """What ``fastest`` answers on a CPU by what it has measured; None if there is nothing, or it must not."""
-    if key not in _choices or _fixed or torch.are_deterministic_algorithms_enabled():
-        return None
-    return _choices[key].fastest(False)
+    return _choices[key].fastest(False) if key in _choices and _is_free() else None
 
 
 def fastest(
@@ -101,21 +112,29 @@ def fastest(
         unmeasured: the way to take where nothing is measured.
 
     Raises:
-        Exception: of the first way, if all of them fail.
+        Exception: of the first way, if all of them fail; on a CPU of any.
     """
     if len(ways) == 1:
         return next(iter(ways))
-    if _fixed or torch.are_deterministic_algorithms_enabled():
+    if not _is_free():
         return unmeasured
     capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
     if key not in _choices:
-        if capturing or torch._C._len_torch_dispatch_stack():
+        profiled = torch.autograd._profiler_enabled()  # pyright: ignore[reportPrivateImportUsage]
+        if capturing or profiled or torch.is_anomaly_enabled():
             return unmeasured
         with _lock, _unseen():
             if key not in _choices:
                 _choices[key] = _measure(what(), ways, device)
                 _log.info("%s", _choices[key])
     return _choices[key].fastest(capturing)
+
+
+def _is_free() -> bool:
+    """Whether nothing asks for the same way in every process, and nobody watches."""
+    return not (
+        _fixed or torch.are_deterministic_algorithms_enabled() or torch._C._len_torch_dispatch_stack()
+    )
 
 
 def _unseen() -> AbstractContextManager[Any]:
@@ -136,7 +155,9 @@ def _measure(what: str, ways: Mapping[str, Callable[[], object]], device: torch.
     for way, once in ways.items():
         try:
             times[way] = time_of(once, device)
-        except Exception as error:  # of the compiler, or of a launch that asks for too much
+        except Exception as error:
+            if device.type == "cpu" or not _is_of_a_launch(error):
+                raise
             errors.append(error)
             failed[way] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
     if not times:
@@ -145,6 +166,11 @@ def _measure(what: str, ways: Mapping[str, Callable[[], object]], device: torch.
         for way in times:
             times[way] = Times(*map(min, times[way], time_of(ways[way], device)))
     return Choice(what, times, failed)
+
+
+def _is_of_a_launch(error: Exception) -> bool:
+    """Of a compiler, or of a launch that asks for too much; not of a signal's handler, say."""
+    return isinstance(error, RuntimeError) or type(error).__module__.split(".")[0] == "triton"
 
 
 def time_of(once: Callable[[], object], device: torch.device) -> Times:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache, partial
+
 import torch
 from torch import Tensor
-from torch._higher_order_ops.effects import _EffectType, _register_effectful_op
 from torch.library import custom_op
 
 from strop.ops import dispatch
@@ -18,7 +19,7 @@ def choose(rows: int, units: int, kept: int, generator: torch.Generator | None, 
     The units with the smallest random keys are kept.
     """
     if torch.compiler.is_compiling():
-        return _choose(rows, units, kept, _traceable(generator, device))
+        return _choose(rows, units, kept, device=_traceable(generator, device))
     keys = torch.empty(rows, units, dtype=torch.int32, device=device).random_(generator=generator)
     return dispatch.selection(keys.device).smallest(keys, kept)
 
@@ -26,7 +27,7 @@ def choose(rows: int, units: int, kept: int, generator: torch.Generator | None, 
 def toss(rows: int, units: int, p: float, generator: torch.Generator | None, device: Device) -> Tensor:
     """Independent choices: bool ``[rows, units]``, True with probability 1 - p."""
     if torch.compiler.is_compiling():
-        return _toss(rows, units, p, _traceable(generator, device))
+        return _toss(rows, units, p, device=_traceable(generator, device))
     return torch.rand(rows, units, generator=generator, device=device) >= p
 
 
@@ -38,27 +39,39 @@ def _traceable(generator: torch.Generator | None, device: Device) -> torch.devic
     return torch.device("cpu" if device is None else device)
 
 
-# As operators with an effect: torch.compile would merge two draws of the same size, and use random numbers
-# of its own.
-@custom_op("strop_compiled::choose", mutates_args=())
-def _choose(rows: int, units: int, kept: int, device: torch.device) -> Tensor:
+# As operators of their own: torch.compile would use random numbers of its own. Tagged as random, with their
+# device by keyword, they are not run again in a backward pass without their random state.
+_random = partial(custom_op, mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
+
+
+@cache
+def _keep_apart() -> None:
+    """Two draws of the same size are two: torch.compile would merge them.
+
+    Called where one is traced: to import it takes a third of what torch takes.
+    """
+    from torch._functorch import compile_utils
+
+    compile_utils.rand_ops += [torch.ops.strop_compiled.choose, torch.ops.strop_compiled.toss]
+
+
+@_random("strop_compiled::choose")
+def _choose(rows: int, units: int, kept: int, *, device: torch.device) -> Tensor:
     return choose(rows, units, kept, None, device)
 
 
 @_choose.register_fake
-def _(rows: int, units: int, kept: int, device: torch.device) -> Tensor:
+def _(rows: int, units: int, kept: int, *, device: torch.device) -> Tensor:
+    _keep_apart()
     return torch.empty(rows, kept, dtype=torch.int32, device=device)
 
 
-@custom_op("strop_compiled::toss", mutates_args=())
-def _toss(rows: int, units: int, p: float, device: torch.device) -> Tensor:
+@_random("strop_compiled::toss")
+def _toss(rows: int, units: int, p: float, *, device: torch.device) -> Tensor:
     return toss(rows, units, p, None, device)
 
 
 @_toss.register_fake
-def _(rows: int, units: int, p: float, device: torch.device) -> Tensor:
+def _(rows: int, units: int, p: float, *, device: torch.device) -> Tensor:
+    _keep_apart()
     return torch.empty(rows, units, dtype=torch.bool, device=device)
-
-
-for _op in (torch.ops.strop_compiled.choose.default, torch.ops.strop_compiled.toss.default):
-    _register_effectful_op(_op, _EffectType.ORDERED)

@@ -48,9 +48,10 @@ def _last(layer: Layer, states: Tensor) -> Tensor:
     batch = int(sizes[0])
     if layer.reverse:
         return states[:batch].clone()
-    lengths = (sizes.unsqueeze(1) > torch.arange(batch)).sum(0)
+    rows = torch.arange(batch, device="cpu")  # as the sizes are, whatever the default device
+    lengths = (sizes.unsqueeze(1) > rows).sum(0)
     starts = sizes.cumsum(0) - sizes
-    return states[starts[lengths - 1] + torch.arange(batch)]
+    return states[starts[lengths - 1] + rows]
 
 
 def forward(
