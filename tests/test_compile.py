@@ -118,15 +118,17 @@ def test_evaluation_and_given_masks():
 def test_autocast(low, p):
     module, x = strop.LSTM(6, 8, 2, recurrent_dropout=p), torch.randn(4, 3, 6)
 
-    def step(x: Tensor) -> Tensor:
+    def step(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with torch.autocast("cpu", dtype=low):
-            return module(x)[0].float().pow(2).sum()
+            y, (h, c) = module(x)
+            return y, h, c
 
     actual, expected = [], []
     for found, run in ((actual, torch.compile(step, fullgraph=True, backend="aot_eager")), (expected, step)):
         torch.manual_seed(0)
-        loss = run(x)
-        found += [loss, *torch.autograd.grad(loss, [*module.parameters()])]
+        outputs = run(x)
+        loss = sum(each.float().pow(2).sum() for each in outputs)
+        found += [*outputs, *torch.autograd.grad(loss, [*module.parameters()])]
     torch.testing.assert_close(actual, expected, rtol=0.05, atol=0.05)
 
 

@@ -94,10 +94,11 @@ def test_trained_and_reverted_is_torch_bit_for_bit():
         nn.functional.nll_loss(model(x)[0], x.flatten()).backward()
         optimizer.step()
     parameters = list(model.parameters())
-    report = strop.revert(model)
-    assert actions(report) == {"drop": "put back", "encoder": "left", "rnn": "swapped", "decoder": "swapped"}
-    assert why(report, "rnn") == "loses recurrent_dropout=0.4"
-    assert why(report, "decoder") == ""
+    report = strop.revert(nn.ModuleDict({"whole": model}))
+    swapped = {"whole.encoder": "left", "whole.rnn": "swapped", "whole.decoder": "swapped"}
+    assert actions(report) == {"whole.drop": "put back"} | swapped
+    assert why(report, "whole.rnn") == "loses recurrent_dropout=0.4"
+    assert why(report, "whole.decoder") == ""
     assert (type(model.rnn), type(model.decoder), type(model.drop)) == (nn.LSTM, nn.Linear, nn.Dropout)
     assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
     assert {name: set(vars(module)) for name, module in model.named_modules()} == attributes
@@ -243,9 +244,10 @@ def replaced_forward(lstm):
         (with_hook(replaced_forward), "its forward was replaced"),
         (with_hook(lambda m: prune.l1_unstructured(m, "bias_hh_l0", 0.3)), "bias_hh_l0 is not a parameter"),
         (with_hook(lambda m: prune.l1_unstructured(m, "weight_hh_l0", 0.3)), "not a parameter"),
+        (with_hook(lambda m: setattr(m, "pattern", "mine")), "has an attribute 'pattern' of its own"),
         (with_hook(lambda m: parametrizations.weight_norm(m, "weight_hh_l0")), "parametrized"),
     ],
-    ids=["subclass", "p = 1", "forward", "pruned bias", "pruned", "parametrized"],
+    ids=["subclass", "p = 1", "forward", "pruned bias", "pruned", "attribute", "parametrized"],
 )
 def test_layers_that_may_do_something_else_are_left_alone(layer, reason):
     model = nn.Sequential(layer)

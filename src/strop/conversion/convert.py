@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from strop.conversion.kinds import TO_TORCH, is_dropout, is_recurrent, kind_of, unknown
+from strop.conversion.kinds import TO_TORCH, Kind, is_dropout, is_recurrent, kind_of, unknown
 from strop.conversion.refusals import check_model
 from strop.conversion.report import Entry, Report
 from strop.conversion.takeover import Takeover, settle
@@ -161,6 +161,8 @@ class _Plan:
             self._twin(layer, input_dropout)
         except ValueError as error:
             return str(error)
+        if type(layer) is kind.torch and (own := sorted(_added(kind, layer) & vars(layer).keys())):
+            return f"it has an attribute {own[0]!r} of its own, which strop's layer would use"
         return None
 
     def _given(self, layer: nn.Module) -> dict[str, Any]:
@@ -225,7 +227,7 @@ def revert(model: nn.Module) -> Report:
     names = {module: name for name, module in model.named_modules()}
     put_back = {layer: vars(layer)[_TAKEN_BY] for layer in names if _TAKEN_BY in vars(layer)}
     took = {name for layers in put_back.values() for name in layers}
-    added = {layer: _added(layer) for layer in names if type(layer) in TO_TORCH}
+    added = {layer: _added(TO_TORCH[type(layer)], layer) for layer in names if type(layer) in TO_TORCH}
     entries = []
     for layer, name in names.items():
         before = _class_name(type(layer))
@@ -234,7 +236,9 @@ def revert(model: nn.Module) -> Report:
             entries.append(Entry(name, before, "Dropout", "put back", why))
         elif layer in added:
             after = _class_name(TO_TORCH[type(layer)].torch)
-            entries.append(Entry(name, before, after, "swapped", _lost(layer, moved=name in took)))
+            # Named from the model that was converted, which may be a part of this one.
+            moved = any(name == part or name.endswith(f".{part}") for part in took)
+            entries.append(Entry(name, before, after, "swapped", _lost(layer, moved)))
         elif _is_listed(layer):
             concerned = is_recurrent(layer) or is_dropout(layer)
             entries.append(Entry(name, before, before, "left", "is not strop's", concerned))
@@ -248,9 +252,8 @@ def revert(model: nn.Module) -> Report:
     return Report(entries)
 
 
-def _added(layer: nn.Module) -> set[str]:
+def _added(kind: Kind, layer: nn.Module) -> set[str]:
     """The attributes that strop's constructor sets and torch's does not."""
-    kind = TO_TORCH[type(layer)]
     return vars(kind.strop_twin(layer)).keys() - vars(kind.torch_twin(layer)).keys()
 
 

@@ -39,11 +39,12 @@ def dense_stack(
     how: Any = {"bidirectional": bidirectional, "training": training}
     # On a CPU, as of torch 2.13: torch.compile cannot differentiate the operator, oneDNN has no float64 and,
     # for most CPUs, no float16; where it is not asked, float16 rounds the state of every step.
-    fails = (compiling and gradients) or dtype is not torch.float32 or autocast is not torch.bfloat16
-    if autocast is not None and x.is_cpu and fails:
+    lacks = dtype is not torch.float32 or autocast is not torch.bfloat16
+    if autocast is not None and x.is_cpu and (lacks or (compiling and gradients)):
         states = None if states is None else tuple(state.to(dtype) for state in states)
         with without_autocast(x):
-            return dense_stack(cell, x.to(dtype), states, flat, each, batch_sizes=batch_sizes, **how)
+            y, last = dense_stack(cell, x.to(dtype), states, flat, each, batch_sizes=batch_sizes, **how)
+        return (y, last) if lacks else (y.to(autocast), tuple(state.to(autocast) for state in last))
     traced = (
         (compiling and not gradients)
         or torch.compiler.is_exporting()
