@@ -142,11 +142,12 @@ class Pattern:
         scale = self.scale(units)
         if self.batch_extent is None:
             if self.exact:
-                index, count = self._spread(self._choose(draws, blocks, generator, device)), None
+                index, count = self._choose(draws, blocks, generator, device), None
+                index = index if self.block == 1 else self._spread(index)
             else:
                 index, count = _index_lists(self._keep(draws, blocks, generator, device))
                 count = count.expand(steps).contiguous()
-            index = index.expand(steps, -1).contiguous()
+            index = index if draws == steps else index.expand(steps, -1).contiguous()
             return Mask(steps, batch, units, scale, index, count, None)
         if self.exact:
             chosen = self._choose(draws * batch, blocks, generator, device)
@@ -172,8 +173,6 @@ class Pattern:
 
     def _spread(self, index: Tensor) -> Tensor:
         """Block numbers to unit numbers."""
-        if self.block == 1:
-            return index
         offsets = torch.arange(self.block, dtype=torch.int32, device=index.device)
         return (index.unsqueeze(-1) * self.block + offsets).flatten(1)
 
@@ -238,13 +237,18 @@ class Mask:
 
     def multiplier(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """0 where dropped and ``scale`` where kept: ``[steps or 1, batch or 1, units]``."""
+        return self.kept().to(dtype) * self.scale
+
+    def kept(self) -> Tensor:
+        """True where kept: bool ``[steps or 1, batch or 1, units]``."""
         if self.keep is not None:
-            return self.keep.to(dtype) * self.scale
+            return self.keep
         assert self.index is not None
-        full = torch.zeros(self.steps, self.units + 1, dtype=dtype, device=self.index.device)
-        # One column more takes the padding.
-        full.scatter_(1, self.index.long(), self.scale)
-        return full[:, : self.units].unsqueeze(1)
+        # One column more takes the padding of lists that are not full.
+        columns = self.units + (self.count is not None)
+        kept = torch.zeros(self.steps, columns, dtype=torch.bool, device=self.index.device)
+        kept.scatter_(1, self.index.long(), True)
+        return (kept if self.count is None else kept[:, : self.units]).unsqueeze(1)
 
     def dense(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """``multiplier`` over every step: ``x * mask.dense()`` is x ``[steps, batch, units]`` dropped."""

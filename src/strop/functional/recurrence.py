@@ -146,11 +146,11 @@ def times_mask(x: Tensor, mask: Mask, layer: Layer) -> Tensor:
 
     What a mask that the batch shares drops is zero whatever it was, as where it is never read.
     """
-    multiplier = mask.multiplier(x.dtype)
+    shared = mask.index is not None
+    factor = mask.kept() if shared else mask.multiplier(x.dtype)
     if layer.batch_sizes is not None:
-        multiplier = Rows(layer, x).spread(multiplier)
-    product = x * multiplier
-    return product if mask.index is None else product.masked_fill(multiplier == 0, 0)
+        factor = Rows(layer, x).spread(factor)
+    return torch.where(factor, x, 0) * mask.scale if shared else x * factor
 
 
 def _sizes(cell: Cell, weight_hh: Tensor, weight_hr: Tensor | None) -> tuple[int, int]:
