@@ -129,26 +129,6 @@ def test_one_dropping_step_is_that_of_the_kernels(monkeypatch, way, mode, patter
     assert len(taken) == (4 if way == "operator" and not keeps_the_whole else 0)
 
 
-@pytest.mark.parametrize("mode", recurrent.MODES)
-@pytest.mark.parametrize("layout", recurrent.LAYOUTS)
-@pytest.mark.parametrize("pattern", ["structured", "random"])
-def test_layers_that_drop_their_input_alone_are_those_of_the_kernels(
-    operator_calls, way, mode, layout, pattern
-):
-    layer = recurrent.make(
-        mode, 6, 8, num_layers=2, bidirectional=True, dropout=0.4, input_dropout=0.4, pattern=pattern
-    ).train()
-    batch = 1 if layout == "unbatched" else 4
-    x, lengths = torch.randn(5, batch, 6), recurrent.lengths_of(layout, 5, batch)
-    masks, grads = layer.draw(5, batch), recurrent.upstream(layer, 5, batch)
-    states = [torch.randn_like(each) for each in grads[1:]]
-    small = recurrent.results(layer, x, states, grads, layout, lengths, masks=masks)
-    assert len(operator_calls) == (2 if way == "operator" else 0)
-    with dispatch.use("native"):
-        usual = recurrent.results(layer, x, states, grads, layout, lengths, masks=masks)
-    torch.testing.assert_close(small, usual, rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("shares", [{"input_dropout": 0.5}, {"input_dropout": 0.5, "recurrent_dropout": 0.5}])
 def test_what_is_dropped_is_not_read(way, steps, shares):

@@ -49,7 +49,7 @@ def stack(
             lasts += last
             continue
         if not any(recurrent_masks[here]) and input_masks[here].count(input_masks[first]) == directions:
-            done = _by_operator(cell, x, own, weights[here], input_masks[first], batch_sizes)
+            done = _by_cudnn(cell, x, own, weights[here], input_masks[first], batch_sizes)
             if done is not None:
                 x, last = done
                 lasts += zip(*last, strict=True)
@@ -150,7 +150,7 @@ def _step_by_cells(
     return y.unsqueeze(0), lasts
 
 
-def _by_operator(
+def _by_cudnn(
     cell: Cell,
     x: Tensor,
     states: States | None,
@@ -158,49 +158,38 @@ def _by_operator(
     input_mask: Mask | None,
     batch_sizes: Tensor | None,
 ) -> tuple[Tensor, States] | None:
-    """A layer that drops at most its input, by torch's operator where that is faster; None elsewhere.
+    """A layer that drops at most its input, where that is for cuDNN to run; None elsewhere.
 
-    On a CPU that may be so for small ones. On a GPU products over all steps run on tensor cores, to which
-    single columns bring nothing (docs/performance.md): there cuDNN is to run it where nothing is measured.
+    Products over all steps run on tensor cores, to which single columns bring nothing (docs/performance.md):
+    so cuDNN is to run it where nothing says otherwise, and a GPU does by measurement.
     """
-    if torch.compiler.is_compiling() or (backend := dispatch.select(x)) == "reference":
+    if torch.compiler.is_compiling() or dispatch.select(x) != "triton":
         return None
     directions, each = len(weights), len(weights[0])
-    flat = [tensor for own in weights for tensor in own]
-    batch = x.shape[1] if batch_sizes is None else int(batch_sizes[0])
-    if backend == "native":
-        name, kernels_name, unmeasured = "operator", "kernels", "kernels"
-        rows = x.shape[0] * (batch if batch_sizes is None else 1)
-        plain = x.dtype is flat[0].dtype and each % 2 == 0 and autocast_dtype(x) is None
-        if input_mask is None or not plain or transforming() or not ways.is_small(rows, batch, flat):
-            return None  # where nothing is dropped, ``dense_stack`` has chosen
-    else:
-        name, kernels_name, unmeasured = "cudnn", "triton", "cudnn"
 
-    def by_operator(x: Tensor, flat: Sequence[Tensor]) -> tuple[Tensor, States]:
+    def cudnn(x: Tensor, flat: Sequence[Tensor]) -> tuple[Tensor, States]:
         if input_mask is not None:
             x = times_mask(x, input_mask, Layer(cell, batch_sizes=batch_sizes))
         return operator.stack(cell, x, states, flat, each, directions == 2, batch_sizes)
 
-    def by_kernels(x: Tensor, flat: Sequence[Tensor]) -> tuple[Tensor, list[States]]:
+    def triton(x: Tensor, flat: Sequence[Tensor]) -> tuple[Tensor, list[States]]:
         masks = (input_mask,) * directions, (None,) * directions
         return _layer(cell, x, states, operator.by_direction(flat, each), *masks, batch_sizes=batch_sizes)
 
-    if backend == "triton" and (x.is_cpu or transforming() or torch.is_inference_mode_enabled()):
-        return by_operator(x, flat)  # nothing can be measured, as in the interpreter
-    drops = None if input_mask is None else (round(input_mask.scale, 2), input_mask.index is not None)
+    flat = [tensor for each in weights for tensor in each]
+    if x.is_cpu or transforming() or torch.is_inference_mode_enabled():  # in the interpreter
+        return cudnn(x, flat)
+    batch = x.shape[1] if batch_sizes is None else int(batch_sizes[0])
+    drops = None if input_mask is None else (f"{input_mask.scale:.3g}x", input_mask.index is not None)
     precisions = (autocast_dtype(x), x.dtype, torch.backends.cuda.matmul.fp32_precision)
-    sizes = (x.shape[-1], *flat[1].shape, len(flat), ways.about(batch), ways.about(x.shape[0]))
-    gradients = ways.needs_grad(x, *flat, *(states or ()))
+    sizes = (x.shape[-1], *flat[1].shape, len(flat), batch)
     way = ways.fastest(
-        ("input", cell.name, *sizes, drops, batch_sizes is None, gradients, *precisions, x.device),
+        (cell.name, *sizes, drops, batch_sizes is None, *precisions, x.device),
         lambda: f"{_describe(cell, x, flat)}, batch {batch}, nothing dropped of its state",
-        {name: by_operator, kernels_name: by_kernels},
-        *(x, flat, unmeasured),
-        gradients=gradients,
-        backward=gradients,
+        {"cudnn": cudnn, "triton": triton},
+        *(x, flat, "cudnn"),
     )
-    return by_operator(x, flat) if way == name else None
+    return cudnn(x, flat) if way == "cudnn" else None
 
 
 def _describe(cell: Cell, x: Tensor, flat: Sequence[Tensor]) -> str:
