@@ -119,6 +119,7 @@ TABLES = (
                     "nr-st": ("97.67", "89.86", "89.46", "89.32"),
                     "nr-rh-st": ("97.64", "89.34", "89.64", "89.49"),
                 },
+                layers="ner-bilstm",
                 steps="ner-targer",
                 seeds=3,
             ),
