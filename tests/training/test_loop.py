@@ -21,6 +21,7 @@ from strop.training import (
 )
 from strop.training.checkpoint import CheckpointStore
 from strop.training.gradients import clipped_step, gradient_norm
+from strop.training.schedule import evaluation_steps
 
 
 def options(out: Path, **changes) -> LoopOptions:
@@ -76,6 +77,9 @@ def test_a_finished_run_goes_on_with_more_epochs(tmp_path):
     train(ToyTask(), options(tmp_path / "twice", epochs=2))
     again = train(ToyTask(), options(tmp_path / "twice", epochs=2, resume=True))
     assert again.steps == 24
+    with pytest.raises(InterruptedRunError):
+        train(ToyTask(signal_at=24), options(tmp_path / "twice", epochs=3, resume=True))
+    assert not (tmp_path / "twice" / "result.json").exists()  # it told of 24 steps
     result = train(ToyTask(), options(tmp_path / "twice", epochs=3, resume=True))
     assert_same(last_weights(tmp_path / "once"), last_weights(tmp_path / "twice"))
     assert [row["step"] for row in result.rows] == [12, 24, 36]
@@ -127,6 +131,19 @@ def test_a_loss_that_is_no_number_stops_the_run_before_it_spoils_the_weights(tmp
     assert_same(last_weights(tmp_path / "whole"), last_weights(tmp_path / "run"))
 
 
+def test_a_validation_that_is_no_number_stops_the_run_at_its_last_checkpoint(tmp_path):
+    class Spoilt(ToyTask):
+        def evaluate(self, split):
+            found = super().evaluate(split)
+            return found if self.evaluations < 2 else {"loss": math.nan}
+
+    with pytest.raises(
+        NonFiniteError, match=r"step 24: the valid loss is nan, .*-step-12\. A lower learning"
+    ):
+        train(Spoilt(), options(tmp_path / "run"))
+    assert len(read_curve(tmp_path / "run" / "curve.csv")) == 1
+
+
 def test_the_best_weights_are_kept_and_tested(tmp_path):
     class Worsening(ToyTask):
         def evaluate(self, split):
@@ -148,7 +165,7 @@ def test_a_higher_metric_may_be_the_better_one(tmp_path):
 
         def evaluate(self, split):
             super().evaluate(split)
-            return {"loss": [math.nan, 2.0, 1.0, 0.0][self.evaluations - 1]}
+            return {"loss": [1.0, 2.0, 1.5, 0.0][self.evaluations - 1]}
 
     assert train(Score(), options(tmp_path / "run")).best["step"] == 24
 
@@ -193,7 +210,15 @@ def test_a_folder_in_use_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"epochs": 0}, {"evaluations": 0}, {"patience": 0}, {"clip": -1.0}, {"clip": math.nan}]
+    "wrong",
+    [
+        {"epochs": 0},
+        {"evaluations": 0},
+        {"patience": 0},
+        {"clip": 0.0},
+        {"clip": math.nan},
+        {"checkpoint_seconds": -1.0},
+    ],
 )
 def test_options_are_checked(tmp_path, wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
@@ -240,6 +265,19 @@ def test_the_rate_decays_as_in_the_original_program():
     assert [rate(epoch, 0) for epoch in (0, 6)] == [1.0, 1.0]
     assert rate(7, 0) == pytest.approx(1 / 1.2)
     assert rate(9, 0) == pytest.approx(1 / 1.2**3)
+    for factor in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match=f"factor: {factor}; it must be more than 0"):
+            EpochDecay(factor, 0)
+    with pytest.raises(ValueError, match="every: 0"):
+        EpochDecay(1.2, 0, 0)
+
+
+def test_an_epoch_has_no_more_evaluations_than_steps(tmp_path):
+    assert evaluation_steps(12, 12) == set(range(1, 13))
+    assert evaluation_steps(2, 7) == {4, 7}
+    with pytest.raises(ValueError, match="evaluations: 1000000000; an epoch has 12 steps"):
+        train(ToyTask(), options(tmp_path / "run", evaluations=10**9))
+    assert not (tmp_path / "run").exists()
 
 
 class Scripted(ToyTask):

@@ -10,7 +10,7 @@ from strop.training.errors import (
     RunError,
     RunFolderError,
 )
-from strop.training.folder import DESCRIPTION, Trained, read_description, read_trained
+from strop.training.folder import DESCRIPTION, RESULT, Trained, read_description, read_trained
 from strop.training.loop import train
 from strop.training.memory import reuse_freed_pages
 from strop.training.progress import Bar, Lines, Progress, Silent, Status, for_stdout
@@ -20,6 +20,7 @@ from strop.training.task import Outcome, Task
 
 __all__ = [
     "DESCRIPTION",
+    "RESULT",
     "Bar",
     "CheckpointError",
     "EpochDecay",

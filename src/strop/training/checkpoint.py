@@ -23,7 +23,7 @@ from torch import Tensor
 
 from strop.training import tree
 from strop.training.errors import CheckpointError
-from strop.training.files import sync
+from strop.training.files import sync, writing
 
 _FORMAT, _VERSION = "strop checkpoint", 1
 _MANIFEST, _WEIGHTS = "manifest.json", "weights.safetensors"
@@ -68,7 +68,7 @@ class CheckpointStore:
         return max(found, key=_serial, default=None)
 
     def save(self, checkpoint: Checkpoint) -> Path:
-        """Writes `checkpoint`, then removes what it supersedes."""
+        """Writes `checkpoint`, then removes what it supersedes. Raises CheckpointError for a full disk."""
         latest = self.latest()
         serial = _serial(latest) + 1 if latest else 0
         content = {
@@ -81,8 +81,9 @@ class CheckpointStore:
         }
         files = {_OPTIMIZER: tree.to_bytes(checkpoint.optimizer)}
         files |= {f"rank-{i}.safetensors": state for i, state in enumerate(checkpoint.ranks)}
-        path = self._write(f"{serial:06d}-step-{checkpoint.step}", content, checkpoint.weights, files)
-        self._prune({path.name, _best_name(checkpoint.best_step)})
+        with writing(self.folder, CheckpointError):
+            path = self._write(f"{serial:06d}-step-{checkpoint.step}", content, checkpoint.weights, files)
+            self._prune({path.name, _best_name(checkpoint.best_step)})
         return path
 
     def load(self, path: Path) -> Checkpoint:
@@ -102,11 +103,16 @@ class CheckpointStore:
             raise CheckpointError(f"{path}: not a checkpoint that this version can read ({error})") from error
 
     def save_best(self, step: int, weights: Mapping[str, Tensor], metrics: Mapping[str, float]) -> Path:
-        """Keeps `weights` as the best so far; they stay until a checkpoint names others."""
+        """Keeps `weights` as the best so far; they stay until a checkpoint names others.
+
+        Raises CheckpointError if the disk is full.
+        """
         path = self.folder / _best_name(step)
-        if path.exists():
-            self._discard(path)
-        return self._write(path.name, {"kind": "best", "step": step, "metrics": dict(metrics)}, weights, {})
+        content = {"kind": "best", "step": step, "metrics": dict(metrics)}
+        with writing(self.folder, CheckpointError):
+            if path.exists():
+                self._discard(path)
+            return self._write(path.name, content, weights, {})
 
     def load_best(self, step: int) -> dict[str, Tensor]:
         """The weights kept at `step`. Raises CheckpointError if they are damaged or gone."""
@@ -114,9 +120,14 @@ class CheckpointStore:
         self._verify(path, "best")
         return _read_weights(path)
 
+    def verify_best(self, step: int) -> None:
+        """Raises CheckpointError if the weights kept at `step` are damaged or gone."""
+        self._verify(self.folder / _best_name(step), "best")
+
     def keep_only(self, checkpoint: Path, best_step: int | None) -> None:
         """Removes what a killed process left behind beside `checkpoint`."""
-        self._prune({checkpoint.name, _best_name(best_step)})
+        with writing(self.folder, CheckpointError):
+            self._prune({checkpoint.name, _best_name(best_step)})
 
     def _write(
         self, name: str, content: dict[str, Any], weights: Mapping[str, Tensor], files: Mapping[str, bytes]
@@ -125,6 +136,20 @@ class CheckpointStore:
         partial = self.folder / f".writing-{name}"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
+        try:
+            self._fill(partial, content, weights, files)
+        except (OSError, safetensors.SafetensorError):
+            shutil.rmtree(partial, ignore_errors=True)  # of a full disk it takes the most
+            raise
+        path = self.folder / name
+        os.rename(partial, path)
+        sync(self.folder)
+        return path
+
+    @staticmethod
+    def _fill(
+        partial: Path, content: dict[str, Any], weights: Mapping[str, Tensor], files: Mapping[str, bytes]
+    ) -> None:
         safetensors.torch.save_file(_separate(weights), partial / _WEIGHTS)
         for file, data in files.items():
             (partial / file).write_bytes(data)
@@ -135,10 +160,6 @@ class CheckpointStore:
         for entry in partial.iterdir():
             sync(entry)
         sync(partial)
-        path = self.folder / name
-        os.rename(partial, path)
-        sync(self.folder)
-        return path
 
     def _verify(self, path: Path, kind: str) -> dict[str, Any]:
         remedy = "restore it from a copy, or start afresh in another folder"

@@ -20,6 +20,7 @@ class StepClock:
     def __init__(self, device: torch.device) -> None:
         self.seconds = dict.fromkeys(PHASES, 0.0)
         self._samples = {phase: array("d") for phase in PHASES}
+        self._earlier_ms: dict[str, float] = {}
         self._on_device = device.type == "cuda"
         self._last: Any = 0.0  # a time, or an event
         self._open: list[tuple[str, Any, Any]] = []
@@ -48,14 +49,15 @@ class StepClock:
         """Seconds of training so far, of a resumed run's earlier parts too."""
         return sum(self.seconds.values())
 
-    def go_on_from(self, seconds: Mapping[str, float]) -> None:
-        """Counts on from the `seconds` of an earlier part of the run."""
+    def go_on_from(self, seconds: Mapping[str, float], medians_ms: Mapping[str, float]) -> None:
+        """Counts on from the `seconds` of an earlier part of the run; its medians until a step is made."""
         self.seconds = {phase: seconds[phase] for phase in PHASES}
+        self._earlier_ms = dict(medians_ms)
 
     def medians_ms(self) -> dict[str, float]:
-        """Median milliseconds of each phase and of a whole `step`, over the steps of this process."""
+        """Median milliseconds of each phase and of a whole `step`, over the steps of the latest process."""
         if not self._samples[PHASES[-1]]:
-            return {}
+            return self._earlier_ms
         table = torch.tensor([list(self._samples[phase]) for phase in PHASES], dtype=torch.float64)
         medians = table.median(1).values.mul(1e3).tolist()
         return {**dict(zip(PHASES, medians, strict=True)), "step": table.sum(0).median().item() * 1e3}

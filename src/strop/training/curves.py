@@ -8,11 +8,12 @@ import csv
 import io
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from itertools import pairwise
 from pathlib import Path
 
 from strop.training.errors import RunFolderError
-from strop.training.files import write_atomically
+from strop.training.files import write_atomically, writing
 
 Row = Mapping[str, float]
 
@@ -65,9 +66,9 @@ def plot_curves(
     axes.grid(alpha=0.3, which="both")
     if len(curves) > 1:
         axes.legend()
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, format="png")
-    partial.replace(path)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    write_atomically(path, picture.getvalue())
 
 
 class CurveWriter:
@@ -83,34 +84,41 @@ class CurveWriter:
         except (KeyError, TypeError, ValueError) as error:
             raise RunFolderError(f"{path}: not a learning curve ({error!r}); move it away") from error
         self._plot = plot
-        if path.exists():
-            write_atomically(path, _lines(self.rows, header=True) if self.rows else "")
         self._events = None
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
+        with self._writing():
+            if path.exists():
+                write_atomically(path, _lines(self.rows, header=True) if self.rows else "")
+            if tensorboard:
+                from torch.utils.tensorboard import SummaryWriter
 
-            self._events = SummaryWriter(str(path.parent / "tensorboard"), purge_step=step + 1)
+                self._events = SummaryWriter(str(path.parent / "tensorboard"), purge_step=step + 1)
 
     def append(self, row: Row) -> None:
         header = not self.rows
         self.rows.append(dict(row))
-        with self.path.open("a", encoding="utf-8", newline="") as file:
-            file.write(_lines([row], header))
-            file.flush()
-            os.fsync(file.fileno())
-        if self._events is not None:
-            for name, value in row.items():
-                if name != "step":
-                    self._events.add_scalar(name, value, int(row["step"]))
-            self._events.flush()
+        with self._writing():
+            with self.path.open("a", encoding="utf-8", newline="") as file:
+                file.write(_lines([row], header))
+                file.flush()
+                os.fsync(file.fileno())
+            if self._events is not None:
+                for name, value in row.items():
+                    if name != "step":
+                        self._events.add_scalar(name, value, int(row["step"]))
+                self._events.flush()
 
     def draw(self) -> None:
         if self._plot and self.rows:
-            plot_curves({self._plot: self.rows}, self._plot, self.path.with_suffix(".png"))
+            with self._writing():
+                plot_curves({self._plot: self.rows}, self._plot, self.path.with_suffix(".png"))
 
     def close(self) -> None:
         if self._events is not None:
-            self._events.close()
+            with self._writing():
+                self._events.close()
+
+    def _writing(self) -> AbstractContextManager[None]:
+        return writing(self.path.parent, RunFolderError)
 
 
 def _lines(rows: Sequence[Row], header: bool) -> str:

@@ -14,7 +14,7 @@ class CheckpointError(RunError):
 
 
 class NonFiniteError(RunError):
-    """The loss or the gradient stopped being a number."""
+    """The loss, the gradient, a validation or what a model says stopped being a number."""
 
 
 class InterruptedRunError(RunError):

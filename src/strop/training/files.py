@@ -1,7 +1,13 @@
 """Files that are there whole or not at all, whatever instant the process or the machine dies at."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import safetensors
+
+from strop.training.errors import RunError
 
 
 def sync(path: Path) -> None:
@@ -13,10 +19,30 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces `path` by `text`: readers see the old content or the new, never a part."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replaces `path` by `content`: readers see the old one or the new, never a part.
+
+    Raises OSError, naming `path`; nothing is left behind then.
+    """
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    sync(partial)
-    partial.replace(path)
-    sync(path.parent)
+    try:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        sync(partial)
+        partial.replace(path)
+        sync(path.parent)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+@contextmanager
+def writing(place: Path, kind: type[RunError]) -> Iterator[None]:
+    """Work inside writes what a run leaves in `place`; what the disk refuses is raised as `kind`."""
+    try:
+        yield
+    except (OSError, safetensors.SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise kind(
+            f"{place}: cannot be written ({reason}); free space there or make it writable, then --resume"
+        ) from error

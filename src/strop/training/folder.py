@@ -10,12 +10,14 @@ from typing import Any
 from torch import Tensor
 
 from strop.training.checkpoint import CheckpointStore
-from strop.training.errors import RunFolderError
-from strop.training.files import write_atomically
+from strop.training.errors import CheckpointError, RunFolderError
+from strop.training.files import write_atomically, writing
 
 _LOCK, _CHECKPOINTS = ".lock", "checkpoints"
 #: The file in a run's folder that says how the run was started.
 DESCRIPTION = "run.json"
+#: The file in a finished run's folder that says what came of it.
+RESULT = "result.json"
 
 
 class RunFolder:
@@ -55,13 +57,20 @@ class RunFolder:
 
     def describe(self, description: Mapping[str, Any], files: Mapping[str, str]) -> None:
         """Writes `run.json`, how the run was started, and `files`, texts by name."""
-        for name, text in files.items():
-            write_atomically(self.path / name, text)
-        write_atomically(self.path / DESCRIPTION, json.dumps(description, indent=1) + "\n")
+        with writing(self.path, RunFolderError):
+            for name, text in files.items():
+                write_atomically(self.path / name, text)
+            write_atomically(self.path / DESCRIPTION, json.dumps(description, indent=1) + "\n")
 
     def report(self, result: Mapping[str, Any]) -> None:
         """Writes `result.json`: what came of the run."""
-        write_atomically(self.path / "result.json", json.dumps(result, indent=1) + "\n")
+        with writing(self.path, RunFolderError):
+            write_atomically(self.path / RESULT, json.dumps(result, indent=1) + "\n")
+
+    def forget_report(self) -> None:
+        """Removes `result.json`: the run is trained further, so it is no longer what came of it."""
+        with writing(self.path, RunFolderError):
+            (self.path / RESULT).unlink(missing_ok=True)
 
     def close(self) -> None:
         if self._lock is not None:
@@ -74,6 +83,13 @@ class RunFolder:
         names = self._names()
         if names and not names & {DESCRIPTION, _CHECKPOINTS}:
             raise RunFolderError(f"{self.path}: not a run's folder (no {DESCRIPTION}); nothing was changed")
+        # The first evaluation is followed by a checkpoint.
+        evaluated = self.curve.read_bytes().count(b"\n") - 1 if self.curve.exists() else 0
+        if self.checkpoints.latest() is None and (evaluated > 1 or RESULT in names):
+            raise CheckpointError(
+                f"{self.path / _CHECKPOINTS}: no checkpoint there, but the run was trained; restore the "
+                "folder from a copy, or start afresh in another folder (--out)"
+            )
 
     def _expect_nothing(self) -> None:
         if self.path.exists() and not self.path.is_dir():

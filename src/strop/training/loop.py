@@ -4,11 +4,10 @@ A run is a function of its task and seed. Its whole state is the step number, we
 and generators, all kept in a checkpoint, so a run killed at any step and resumed ends with the same bits.
 """
 
-import json
 import math
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor
 from strop.ops import choice
 from strop.training import generators, tree
 from strop.training.averaging import NtAsgd
+from strop.training.best import Best
 from strop.training.checkpoint import Checkpoint, CheckpointStore
 from strop.training.clock import StepClock
 from strop.training.curves import CurveWriter
@@ -27,9 +27,11 @@ from strop.training.distributed import World, stream_seed
 from strop.training.errors import CheckpointError, InterruptedRunError, NonFiniteError, RunError
 from strop.training.folder import RunFolder
 from strop.training.gradients import clipped_step, gradient_norm
+from strop.training.identity import expect_same
 from strop.training.memory import reuse_freed_pages
 from strop.training.progress import Progress, Silent, Status, describe
 from strop.training.run import LoopOptions, Result
+from strop.training.schedule import evaluation_steps
 from strop.training.signals import StopNow, StopSignal
 from strop.training.task import Task
 
@@ -57,12 +59,10 @@ class _Run:
         self.device = self.parameters[0].device
         self.rates = [group["lr"] for group in task.optimizer.param_groups]
         self.total_steps = options.epochs * task.steps_per_epoch
-        every = task.steps_per_epoch / options.evaluations
-        self.evaluate_at = {round(every * (i + 1)) for i in range(options.evaluations)}
+        self.evaluate_at = evaluation_steps(options.evaluations, task.steps_per_epoch)
         self.clock = StepClock(self.device)
         self.step = self.evaluated = self.items = 0
-        self.best: dict[str, float] = {}
-        self.waited = 0  # evaluations since the best one
+        self.best = Best(f"valid_{task.metric}", task.goal)
         self.carry: Any = None
         self.curve: CurveWriter | None = None
         self.batches: Iterator[Any] = iter(())
@@ -112,13 +112,15 @@ class _Run:
         found = self.folder.checkpoints.latest() if self.folder and self.options.resume else None
         path = self.world.from_leader(found)
         if path is None:
+            if self.options.resume:
+                self.progress.say(f"no checkpoint yet in {self.options.out}: starting at step 0")
             generators.seed_all(stream_seed(self.options.seed, self.world.rank))
         else:
             self._restore(path)
         self.model = self.world.wrap(self.task.model)
         if self.folder is not None:
             if path is not None:
-                self.folder.checkpoints.keep_only(path, self._best_step())
+                self.folder.checkpoints.keep_only(path, self.best.step)
             measures = {name: getattr(self.task, name) for name in ("metric", "goal", "items")}
             self.folder.describe({**self.options.description, "measures": measures}, self.options.files)
             plot = f"valid_{self.task.metric}" if self.options.plot else None
@@ -127,8 +129,11 @@ class _Run:
         self.session_step = self.step
 
     def _restore(self, path: Path) -> None:
-        saved = CheckpointStore(path.parent).load(path)
-        _expect_same(path, saved.identity, self._identity())
+        store = CheckpointStore(path.parent)
+        saved = store.load(path)
+        expect_same(path, saved.identity, self._identity(), self.options.description)
+        if saved.best_step is not None:
+            store.verify_best(saved.best_step)
         if len(saved.ranks) != self.world.size:
             raise CheckpointError(
                 f"{path}: written by {len(saved.ranks)} processes, now there are {self.world.size}; "
@@ -141,11 +146,13 @@ class _Run:
         self.carry = tree.map_tensors(lambda tensor: tensor.to(self.device), own["carry"])
         self.step = self.saved_step = saved.step
         state = saved.progress
-        self.evaluated, self.items, self.best = state["evaluated"], state["items"], dict(state["best"])
+        self.evaluated, self.items = state["evaluated"], state["items"]
+        self.best.row = dict(state["best"])
+        self.best.waited = state.get("waited", 0)  # 0 in checkpoints older than early stopping
         self.loss_sum, self.loss_items = state["loss"]
         self.recent = state["recent"]
-        self.waited = state.get("waited", 0)  # 0 in checkpoints older than early stopping
-        self.clock.go_on_from(state["seconds"])
+        # Checkpoints older than these medians have none.
+        self.clock.go_on_from(state["seconds"], state.get("phase_ms", {}))
         if self.step > self.total_steps:
             raise RunError(
                 f"epochs: {self.options.epochs} are {self.total_steps} steps, "
@@ -167,16 +174,22 @@ class _Run:
             except StopNow:
                 self.stopping = True
             given_up = self._given_up()
-            if self.saved_step < self.step and (ends_epoch or given_up or self.save_soon or self.stopping):
+            first = self.saved_step < 0 and self.evaluated > 0  # so that a curve without one has lost it
+            due = ends_epoch or given_up or first or self.save_soon or self.stopping
+            if self.saved_step < self.step and due:
                 self._save()
             if (ends_epoch or given_up) and self.curve is not None:
                 self.curve.draw()
             if self.stopping:
                 raise self._interruption()
             if given_up:
-                self.progress.say(f"stopped early: no better {self.task.metric} in {self.waited} evaluations")
+                self.progress.say(
+                    f"stopped early: no better {self.task.metric} in {self.best.waited} evaluations"
+                )
             if given_up or self.step >= self.total_steps:
                 return
+            if self.folder is not None and self.step == self.session_step:
+                self.folder.forget_report()
             if index == 0:
                 self.batches, self.carry = self.task.batches(epoch, 0), self.task.first_carry()
             self._train_step(epoch)
@@ -228,7 +241,9 @@ class _Run:
         said = [loss, sum(counts), bad is not None, self.signal.number is not None, due and self.world.leads]
         loss, items, spoilt, stop, save = self.world.sum(said)
         if bad is not None:
-            raise NonFiniteError(self._spoilt(self.unchecked[bad][0], *pairs[bad]))
+            mean, norm = pairs[bad]
+            what = f"the loss is {mean:g} and the gradient norm {norm:g}"
+            raise NonFiniteError(self._spoilt(what, self.unchecked[bad][0]))
         if spoilt:
             raise NonFiniteError(f"another process met a loss that is not finite by step {self.step}")
         self.loss_sum += loss
@@ -255,6 +270,8 @@ class _Run:
             metrics = self.task.evaluate("valid") if self.world.leads else {}
         self.task.model.train()
         metrics = self.world.from_leader(metrics)
+        if math.isnan(metrics[self.task.metric]):
+            raise NonFiniteError(self._spoilt(f"the valid {self.task.metric} is nan"))
         summary = self.task.summary(self.loss_sum / self.loss_items)
         shown = {
             **{f"train_{name}": value for name, value in summary.items()},
@@ -270,17 +287,14 @@ class _Run:
         }
         self.loss_sum = self.loss_items = 0.0
         self.evaluated = self.step
-        name = f"valid_{self.task.metric}"
-        better = not self.best or self._better(row[name], self.best[name])
-        self.waited = 0 if better else self.waited + 1
-        if better:
-            self.best = row
+        better = self.best.observe(row)
         if self.folder is not None and self.curve is not None:
             self.curve.append(row)
             if better:
                 self.folder.checkpoints.save_best(self.step, self.task.model.state_dict(), row)
         self.progress.say(f"epoch {row['epoch']:.2f} · {describe(shown)}{' · best so far' if better else ''}")
-        return row[name] if self.task.goal == "min" else -row[name]
+        value = metrics[self.task.metric]
+        return value if self.task.goal == "min" else -value
 
     def _save(self) -> None:
         self._check()
@@ -294,11 +308,12 @@ class _Run:
             progress = {
                 "evaluated": self.evaluated,
                 "items": self.items,
-                "best": self.best,
+                "best": self.best.row,
                 "loss": [self.loss_sum, self.loss_items],
                 "recent": self.recent,
-                "waited": self.waited,
+                "waited": self.best.waited,
                 "seconds": self.clock.seconds,
+                "phase_ms": self.clock.medians_ms(),
             }
             self.folder.checkpoints.save(
                 Checkpoint(
@@ -308,7 +323,7 @@ class _Run:
                     ranks=ranks,
                     progress=progress,
                     identity=self._identity(),
-                    best_step=self._best_step(),
+                    best_step=self.best.step,
                 )
             )
         self.saved_step = self.step
@@ -320,9 +335,8 @@ class _Run:
     def _finish(self) -> Result:
         test: dict[str, float] = {}
         if self.folder is not None:
-            best = self._best_step()
-            assert best is not None
-            self.task.model.load_state_dict(self.folder.checkpoints.load_best(best))
+            assert self.best.step is not None
+            self.task.model.load_state_dict(self.folder.checkpoints.load_best(self.best.step))
             try:
                 with self.signal.interruptible():
                     test = self.task.evaluate("test")
@@ -330,7 +344,7 @@ class _Run:
                 raise self._interruption() from None
         result = Result(
             rows=self.curve.rows if self.curve is not None else [],
-            best=self.best,
+            best=self.best.row,
             test=self.world.from_leader(test),
             steps=self.step,
             train_seconds=self.clock.total(),
@@ -353,10 +367,10 @@ class _Run:
             self.signal.number or signal.SIGINT,
         )
 
-    def _spoilt(self, step: int, mean: float, norm: float) -> str:
+    def _spoilt(self, what: str, step: int | None = None) -> str:
         last = self.folder.checkpoints.latest() if self.folder is not None else None
         return (
-            f"step {step}: the loss is {mean:g} and the gradient norm {norm:g}, so training was stopped; "
+            f"step {self.step if step is None else step}: {what}, so training was stopped; "
             f"last good checkpoint: {last or 'none yet'}. A lower learning rate or tighter clipping may help"
         )
 
@@ -372,13 +386,7 @@ class _Run:
         }
 
     def _given_up(self) -> bool:
-        return self.options.patience is not None and self.waited >= self.options.patience
-
-    def _best_step(self) -> int | None:
-        return int(self.best["step"]) if self.best else None
-
-    def _better(self, value: float, best: float) -> bool:
-        return math.isnan(best) or (value < best if self.task.goal == "min" else value > best)
+        return self.options.patience is not None and self.best.waited >= self.options.patience
 
     def _status(self) -> Status:
         took = time.monotonic() - self.session_start
@@ -393,11 +401,3 @@ class _Run:
             items_per_second=self.items / max(self.clock.total(), 1e-9),
             seconds_left=took / done * (self.total_steps - self.step) if done else math.nan,
         )
-
-
-def _expect_same(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    now = json.loads(json.dumps(now))
-    differing = sorted(key for key in {*saved, *now} if saved.get(key) != now.get(key))
-    if differing:
-        what = ", ".join(f"{key}: {saved.get(key)!r} there, {now.get(key)!r} now" for key in differing)
-        raise CheckpointError(f"{path}: of another run ({what}); nothing was changed")

@@ -15,7 +15,7 @@ class LoopOptions:
         epochs: passes over the training data. A finished run resumed with more epochs goes on.
         seed: of the generators that the model draws from during training (dropout masks).
         clip: largest 2-norm of all gradients together; None for no limit.
-        evaluations: validations per epoch, evenly spaced, the last at its end.
+        evaluations: validations per epoch, evenly spaced, the last at its end; as many as its steps at most.
         checkpoint_seconds: time between checkpoints, beside those at the end of epochs.
         patience: evaluations in a row without a better metric that end the run; None for no such end.
         resume: go on with the run in `out`, or begin if it never got to a checkpoint.
@@ -44,10 +44,10 @@ class LoopOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}: {value}; at least 1 is needed")
-        for name in ("clip", "checkpoint_seconds"):
-            value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise ValueError(f"{name}: {value}; 0 or more is needed")
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"clip: {self.clip}; more than 0 is needed: at 0 nothing is learned")
+        if not self.checkpoint_seconds >= 0:
+            raise ValueError(f"checkpoint_seconds: {self.checkpoint_seconds}; 0 or more is needed")
 
 
 class LoopSettings(TypedDict, total=False):
@@ -70,7 +70,7 @@ class Result:
         test: metrics of the best weights on the test split.
         train_seconds: time spent training, evaluations and checkpoints excluded.
         phase_seconds: its parts: data, forward, backward, optimiser.
-        phase_ms: medians per step of this process's steps, the whole `step` included; empty if it made none.
+        phase_ms: medians over the steps of the latest process that made any, the whole `step` included.
         items_per_second: throughput over `train_seconds`.
         metric, goal, items: the task's.
     """

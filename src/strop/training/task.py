@@ -34,7 +34,8 @@ class Task(Protocol):
         model, optimizer: on the device where training happens.
         schedule: factor on the optimiser's rates by epoch and step.
         steps_per_epoch: batches in every epoch.
-        identity: JSON that tells this run from others; a run resumes under the same identity only.
+        identity: JSON that tells this run from others, `data` a checksum of what it is trained on; a run
+            resumes under the same identity only.
         generators: the task's own random generators by name, beside the global ones.
         metric, goal: the validation metric that picks the best weights, and which way is better.
         items: what `Outcome.items` counts, in the plural.
