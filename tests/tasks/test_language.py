@@ -54,7 +54,18 @@ def test_the_presets_are_those_of_the_paper():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"p": 1.0}, {"p": math.nan}, {"units": 0}, {"steps": -1}, {"clip": -0.1}, {"decay_after": -1}]
+    "wrong",
+    [
+        {"p": 1.0},
+        {"p": math.nan},
+        {"units": 0},
+        {"steps": -1},
+        {"clip": -0.1},
+        {"clip": 0.0},
+        {"rate": 0.0},
+        {"decay": 0.0},
+        {"decay_after": -1},
+    ],
 )
 def test_hyper_parameters_are_checked(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
@@ -176,6 +187,13 @@ def test_perplexity_is_that_of_reading_the_text_in_one_piece(corpus, length, col
 def test_perplexity_needs_two_words():
     with pytest.raises(ValueError, match="ids: 1 words"):
         perplexity(LanguageModel(5, 4, 1, 0.0, "nr-st"), torch.tensor([1]))
+
+
+def test_the_perplexity_of_a_spoilt_model_is_no_number():
+    model = LanguageModel(5, 4, 1, 0.0, "nr-st")
+    with torch.no_grad():
+        model.embedding.weight.fill_(torch.nan)
+    assert math.isnan(perplexity(model.eval(), torch.tensor([1, 2, 3])))
 
 
 @pytest.mark.parametrize("dropout", DROPOUTS)

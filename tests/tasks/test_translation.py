@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import random
 import re
 import sys
@@ -89,13 +90,30 @@ def test_the_presets_are_those_of_the_papers():
         assert preset.decay == 2.0
 
 
+def test_a_spoilt_model_has_a_perplexity_that_is_no_number(corpus):
+    task = TranslationTask(corpus, TINY, "nr-st")
+    with torch.no_grad():
+        task.model.output.bias.fill_(torch.nan)
+    assert all(math.isnan(value) for value in task.evaluate("valid").values())
+
+
 def test_the_rate_is_halved_as_the_preset_says(corpus):
     task = TranslationTask(corpus, replace(TINY, decay_after=1, decay_every=2), "nr-st")
     assert [task.schedule(epoch, 0) for epoch in range(7)] == [1, 1, 0.5, 0.5, 0.25, 0.25, 0.125]
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"p": 1.0}, {"units": 0}, {"beam": 0}, {"decay_after": -1}, {"clip": -1.0}]
+    "wrong",
+    [
+        {"p": 1.0},
+        {"units": 0},
+        {"beam": 0},
+        {"decay_after": -1},
+        {"clip": -1.0},
+        {"clip": 0.0},
+        {"rate": 0.0},
+        {"decay": 0.0},
+    ],
 )
 def test_hyper_parameters_are_checked(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
@@ -188,7 +206,7 @@ def test_a_model_learns_and_resumes_exactly(corpus, dropout, tmp_path):
 
 
 def test_training_without_progress_ends_early(corpus, tmp_path):
-    still = replace(TINY, rate=0.0, epochs=5)
+    still = replace(TINY, rate=1e-30, epochs=5)
     result = train_translation(corpus, still, "nr-st", tmp_path / "run", tensorboard=False, patience=1)
     assert [row["epoch"] for row in result.rows] == [1, 2]
 

@@ -8,6 +8,7 @@ import torch
 from strop.data.parallel import BEGIN_ID, END_ID, PAD_ID, pad
 from strop.tasks.translation import TranslationModel, decoding
 from strop.tasks.translation.decoding import log_probabilities, longest, translate
+from strop.training import NonFiniteError
 
 WORDS = 7  # four special ones; all but PAD and BEGIN can be generated
 SENTENCES = [[4, 5, 6, 4], [5], [6, 6], [4, 5, 6], [5, 4, 4, 4]]
@@ -95,6 +96,15 @@ def test_many_bad_ends_do_not_end_the_search_before_a_better_one():
     assert len(search.finished) == 3
     assert not decoding._advance(search, [-0.4, -0.5, -9.0], [END_ID, 5, 6], WORDS, 2, 4, 1.0)
     assert search.best() == [5, 5, 5]
+
+
+@pytest.mark.parametrize("beam", [1, 3])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_model_whose_scores_are_no_numbers_is_refused(model, beam, value):
+    with torch.no_grad():
+        model.output.bias[5] = value
+    with pytest.raises(NonFiniteError, match=r"model: it scores .* nan.*lower learning rate"):
+        found(model, beam=beam)
 
 
 def test_wrong_options_are_refused(model):

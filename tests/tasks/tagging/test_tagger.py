@@ -29,6 +29,8 @@ def test_the_presets_are_those_of_targer_and_of_ma_and_hovy():
         ({"output_p": math.nan}, "output_p: nan"),
         ({"units": 0}, "units: 0; it must be at least 1"),
         ({"rate": -0.1}, "rate: -0.1"),
+        ({"rate": 0.0}, "rate: 0.0; it must be more than 0"),
+        ({"clip": 0.0}, "clip: 0.0; it must be more than 0"),
         ({"scheme": "bio"}, "scheme: 'bio'; it must be one of iob1"),
         ({"char_groups": 3}, "char_groups: 3; it must divide char_units, 4"),
         ({"char_width": 2}, "char_width: 2; it must be odd"),

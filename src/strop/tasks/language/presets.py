@@ -111,6 +111,8 @@ def _check(preset: Preset | AwdPreset, probabilities: set[str]) -> None:
         if not value >= least or (field.name in probabilities and not value < 1):
             allowed = "in [0, 1)" if field.name in probabilities else f"at least {least}"
             raise ValueError(f"{field.name}: {value}; it must be {allowed}")
+        if field.name in ("rate", "decay", "clip") and not value > 0:
+            raise ValueError(f"{field.name}: {value}; it must be more than 0")
 
 
 #: `zaremba-*`: Zaremba, Sutskever and Vinyals 2014, section 4.1, with what only their program says (the

@@ -163,7 +163,7 @@ def _with_context(ids: Tensor, columns: int, rows: int) -> tuple[Tensor, Tensor]
 
 
 def _exp(mean: float) -> float:
-    return math.exp(mean) if mean < 700 else math.inf
+    return math.inf if mean >= 700 else math.exp(mean)
 
 
 def _fingerprint(corpus: Corpus) -> str:

@@ -60,6 +60,8 @@ class Preset:
                     raise ValueError(f"{field.name}: {value}; it must be in [0, 1)")
             elif not value >= (least := 1 if field.type is int else 0):
                 raise ValueError(f"{field.name}: {value}; it must be at least {least}")
+            elif field.name in ("rate", "clip") and not value > 0:
+                raise ValueError(f"{field.name}: {value}; it must be more than 0")
         for name in ("char_units", "char_filters"):
             if getattr(self, name) % self.char_groups:
                 raise ValueError(

@@ -1,5 +1,6 @@
 """Translating with a trained model: greedy search and beam search, many sentences at a time."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -9,6 +10,7 @@ from torch import Tensor
 from strop.data.parallel import BEGIN_ID, END_ID, PAD_ID, Ids, pad
 from strop.tasks.translation.attention import Memory
 from strop.tasks.translation.model import DecoderState, TranslationModel
+from strop.training import NonFiniteError
 
 
 def longest(source_words: int) -> int:
@@ -33,6 +35,8 @@ def translate(
         alpha: finished hypotheses are compared by log-probability / words ** alpha (END is a word): 0
             prefers short ones, 1 compares the mean per word.
         batch: sentences side by side.
+
+    Raises NonFiniteError for a model whose scores are no numbers.
     """
     if beam < 1:
         raise ValueError(f"beam: {beam}; at least 1 is needed")
@@ -72,7 +76,8 @@ def greedy(model: TranslationModel, memory: Memory, state: DecoderState, limits:
     words = torch.full((len(limits),), BEGIN_ID, device=memory.padding.device)
     while active:
         scores, state = log_probabilities(model, words, state, memory)
-        words = scores.argmax(1)
+        likeliest, words = scores.max(1)
+        _expect_finite(likeliest.sum().item())
         rows: list[int] = []
         for row, (sentence, word) in enumerate(zip(active, words.tolist(), strict=True)):
             if word != END_ID:
@@ -84,6 +89,14 @@ def greedy(model: TranslationModel, memory: Memory, state: DecoderState, limits:
             words, state, memory = words[index], state.rows(index), memory.rows(index)
             active = [active[row] for row in rows]
     return found
+
+
+def _expect_finite(score: float) -> None:
+    if not math.isfinite(score):
+        raise NonFiniteError(
+            f"model: it scores the likeliest words {score}, so it translates nothing; train it again, "
+            "with a lower learning rate"
+        )
 
 
 @dataclass
@@ -134,6 +147,7 @@ def beam_search(
         top, at = candidates.topk(min(2 * beam, candidates.shape[1]), 1)
         kept, chosen, total, chosen_words = [], [], [], []
         for i, (search, values, places) in enumerate(zip(active, top.tolist(), at.tolist(), strict=True)):
+            _expect_finite(values[0])  # the largest, or NaN
             going = _advance(search, values, places, vocabulary, beam, length, alpha)
             if going:
                 kept.append(search)

@@ -53,6 +53,8 @@ class Preset:
             if not value >= least or (field.name == "p" and not value < 1):
                 allowed = "in [0, 1)" if field.name == "p" else f"at least {least}"
                 raise ValueError(f"{field.name}: {value}; it must be {allowed}")
+            if field.name in ("rate", "decay", "clip") and not value > 0:
+                raise ValueError(f"{field.name}: {value}; it must be more than 0")
 
 
 @dataclass(frozen=True)

@@ -95,12 +95,15 @@ class TranslationTask:
         """Perplexity per word, END included, and BLEU."""
         self.model.eval()
         pairs: Pairs = getattr(self._corpus, split)
+        per_word = perplexity(self.model, pairs)
+        if math.isnan(per_word):  # such a model translates nothing
+            return {"perplexity": per_word, "bleu": math.nan}
         beam = 1 if split == "valid" else self._preset.beam
         hypotheses = [""] * len(pairs)
         for number, ids in translate(self.model, pairs.source, beam=beam, batch=_EVALUATION_BATCH):
             hypotheses[number] = text(self._corpus.target, ids)
         score, _ = bleu(hypotheses, pairs.references)
-        return {"perplexity": perplexity(self.model, pairs), "bleu": score}
+        return {"perplexity": per_word, "bleu": score}
 
 
 def cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
@@ -132,7 +135,7 @@ def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> tuple[float, s
 
 
 def _exp(mean: float) -> float:
-    return math.exp(mean) if mean < 700 else math.inf
+    return math.inf if mean >= 700 else math.exp(mean)
 
 
 def _fingerprint(corpus: ParallelCorpus) -> str:
