@@ -77,8 +77,19 @@ def test_a_run_older_than_its_measures_is_a_language_model(tmp_path):
         ({"curve.csv": None}, "nothing to report before the first evaluation"),
         ({"curve.csv": "step,epoch\n1,1\n"}, "damaged"),
         ({"curve.csv": "step,epoch\nx,1\n"}, "damaged"),
-        ({"result.json": "{"}, "damaged"),
-        ({"result.json": "[]"}, "damaged"),
+        ({"result.json": "{"}, r"run/result.json: .*damaged"),
+        ({"result.json": "[]"}, r"run/result.json: .*damaged"),
+        ({"result.json": "{}"}, r"run/result.json: KeyError\('test'\); damaged, .*--resume"),
+        (
+            {"result.json": '{"test": [], "phase_ms": {}}'},
+            r"run/result.json: test: \[\], not numbers by name",
+        ),
+        (
+            {"result.json": '{"test": {"perplexity": "x"}, "phase_ms": {}}'},
+            r"result.json: test: .*not numbers",
+        ),
+        ({"result.json": '{"test": {}, "phase_ms": 3}'}, r"result.json: phase_ms: 3, not numbers"),
+        ({"result.json": '{"test": {}, "phase_ms": {"step": 0}}'}, "damaged"),
         ({"run.json": '{"measures": {"metric": "perplexity"}}'}, "damaged"),
     ],
 )
@@ -93,8 +104,37 @@ def test_what_is_no_run_is_refused(tmp_path, files, message):
         runs.read_run(place)
 
 
+def test_a_file_is_no_run(tmp_path):
+    place = folder(tmp_path / "run")
+    with pytest.raises(RunFolderError, match=r"run/run.json: a file; name the run's folder, .*/run$"):
+        runs.read_run(place / "run.json")
+
+
+@pytest.mark.parametrize(("plot", "message"), [("", "a folder"), ("none/curves.png", "there is no folder")])
+def test_a_picture_that_cannot_be_written_is_refused_first(tmp_path, capsys, plot, message):
+    base = folder(tmp_path / "run")
+    before = sorted(tmp_path.parent.rglob("*"))
+    assert cli.main(["report", str(base), "--plot", str(tmp_path / plot)]) == 2
+    captured = capsys.readouterr()
+    assert f"{message}" in captured.err
+    assert "name a PNG file" in captured.err
+    assert captured.out == ""
+    assert sorted(tmp_path.parent.rglob("*")) == before
+
+
 def test_runs_of_different_tasks_are_not_compared(tmp_path, capsys):
     curve = CURVE.replace("perplexity", "bleu")
     other = folder(tmp_path / "other", curve, None, {**MEASURES, "metric": "bleu", "goal": "max"})
     assert cli.main(["report", str(folder(tmp_path / "run")), str(other)]) == 2
     assert "measured by bleu and perplexity" in capsys.readouterr().err
+
+
+def test_runs_of_different_commands_are_not_compared(tmp_path, capsys):
+    folders = [folder(tmp_path / name) for name in ("lm", "lm2", "program", "nmt")]
+    for place, command in zip(folders, ("train lm", "train lm", None, "train nmt"), strict=True):
+        (place / "run.json").write_text(json.dumps({"command": command, "measures": MEASURES}))
+    lines = report(capsys, tmp_path, *map(str, folders[:3]))
+    assert [line[0] for line in lines[2:5]] == ["lm", "lm2", "program"]
+    assert cli.main(["report", *map(str, folders)]) == 2
+    expected = f"{folders[0]} (strop train lm) and {folders[3]} (strop train nmt) are of different tasks"
+    assert expected in capsys.readouterr().err

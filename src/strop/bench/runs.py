@@ -4,9 +4,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from strop.bench import records
-from strop.training import RunFolderError, plot_curves, read_curve, read_description
+from strop.training import RESULT, RunFolderError, plot_curves, read_curve, read_description
 from strop.training.progress import duration
 
 # Runs older than this entry of run.json are all language models.
@@ -18,6 +19,7 @@ class Run:
     """What a run's folder tells.
 
     Attributes:
+        command: what trained it; None where that was a program.
         metric, goal, items: the task's.
         rows: the learning curve, never empty.
         test: metrics on the test data; empty if the run is not finished.
@@ -25,6 +27,7 @@ class Run:
     """
 
     folder: Path
+    command: str | None
     metric: str
     goal: str
     items: str
@@ -45,20 +48,37 @@ class Run:
 
 def read_run(folder: Path) -> Run:
     """Raises RunFolderError, naming what is missing or damaged."""
-    measures = read_description(folder).get("measures", _LANGUAGE)
-    curve, file = folder / "curve.csv", folder / "result.json"
+    if folder.is_file():
+        raise RunFolderError(f"{folder}: a file; name the run's folder, {folder.parent}")
+    description = read_description(folder)
+    curve = folder / "curve.csv"
     try:
         rows = read_curve(curve) if curve.exists() else []
-        result = {"test": {}, "phase_ms": {}}
-        if file.exists():
-            result = json.loads(file.read_text(encoding="utf-8"))
         if not rows:
             raise RunFolderError(f"{folder}: nothing to report before the first evaluation")
-        run = Run(folder, **measures, rows=rows, test=result["test"], phase_ms=result["phase_ms"])
+        measures = description.get("measures", _LANGUAGE)
+        test, phase_ms = _result(folder / RESULT)
+        run = Run(folder, description.get("command"), **measures, rows=rows, test=test, phase_ms=phase_ms)
         _cells(run, run)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise RunFolderError(f"{folder}: damaged, or not a run of this version ({error!r})") from error
     return run
+
+
+def _result(file: Path) -> tuple[dict[str, float], dict[str, float]]:
+    """`test` and `phase_ms`, empty before a run has ended. Raises RunFolderError."""
+    if not file.exists():
+        return {}, {}
+    wanted = "damaged, or not of this version; remove it, and end the run again with --resume"
+    try:
+        content: Any = json.loads(file.read_text(encoding="utf-8"))
+        found = {name: content[name] for name in ("test", "phase_ms")}
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunFolderError(f"{file}: {error!r}; {wanted}") from error
+    for name, numbers in found.items():
+        if not isinstance(numbers, dict) or not all(isinstance(n, int | float) for n in numbers.values()):
+            raise RunFolderError(f"{file}: {name}: {numbers!r}, not numbers by name; {wanted}")
+    return found["test"], found["phase_ms"]
 
 
 def compare(folders: Sequence[Path], plot: Path, over: str) -> int:
@@ -68,12 +88,20 @@ def compare(folders: Sequence[Path], plot: Path, over: str) -> int:
         plot: the PNG to write.
         over: column of the curves to draw over, `train_seconds` or `epoch`.
 
-    Raises RunFolderError for a folder that holds no run, ValueError for runs of different metrics.
+    Raises RunFolderError for a folder that holds no run, ValueError for runs of different tasks and for a
+    picture that cannot be written.
     """
+    if plot.is_dir() or not plot.parent.is_dir():
+        what = "a folder" if plot.is_dir() else f"there is no folder {plot.parent}"
+        raise ValueError(f"plot: {plot}: {what}; name a PNG file to write")
     runs = [read_run(folder) for folder in folders]
     metrics = {run.metric for run in runs}
     if len(metrics) > 1:
         raise ValueError(f"runs: measured by {' and '.join(sorted(metrics))}; compare those of one task")
+    commands = {str(run.command): run.folder for run in reversed(runs) if run.command is not None}
+    if len(commands) > 1:
+        those = " and ".join(f"{folder} (strop {command})" for command, folder in sorted(commands.items()))
+        raise ValueError(f"runs: {those} are of different tasks; compare those of one task")
     first = runs[0]
     header = [
         "run",
