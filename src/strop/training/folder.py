@@ -58,9 +58,10 @@ class RunFolder:
     def describe(self, description: Mapping[str, Any], files: Mapping[str, str]) -> None:
         """Writes `run.json`, how the run was started, and `files`, texts by name."""
         with writing(self.path, RunFolderError):
+            # First: with it alone the run can be resumed, with others alone neither that nor started.
+            write_atomically(self.path / DESCRIPTION, json.dumps(description, indent=1) + "\n")
             for name, text in files.items():
                 write_atomically(self.path / name, text)
-            write_atomically(self.path / DESCRIPTION, json.dumps(description, indent=1) + "\n")
 
     def report(self, result: Mapping[str, Any]) -> None:
         """Writes `result.json`: what came of the run."""
