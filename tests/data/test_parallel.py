@@ -72,11 +72,27 @@ def test_long_training_pairs_are_counted_and_left_out(tmp_path):
         load(tmp_path, max_length=1)
 
 
+def test_training_pairs_with_an_empty_side_are_counted_and_left_out(tmp_path):
+    source = {**SOURCE, "train": "a b c\n\nb\n \na a a a\nc\n"}
+    target = {**TARGET, "train": "A B\nX\nB C\n\nC\n\t\n"}
+    corpus = load_parallel(*write(tmp_path, source, target), max_length=3)
+    assert corpus.train.references == ["A B", "B C"]
+    assert (corpus.skipped, corpus.empty) == (1, 3)
+    assert "X" not in corpus.target
+    assert "longer than 3 words; 3 skipped: a side is empty" in corpus.describe()
+
+
+def test_text_in_pieces_of_words_is_known(tmp_path):
+    assert not load(tmp_path).pieces
+    assert load_parallel(*write(tmp_path, SOURCE, {**TARGET, "train": "A@@ B\nB C\nC\n"})).pieces
+
+
 @pytest.mark.parametrize(
     ("side", "split", "text", "message"),
     [
-        ("source", "train", "a\n\nb\n", "train.src, line 2: empty"),
+        ("source", "test", "\na\n", "test.src, line 1: empty (1 such lines in the file)"),
         ("target", "test", "a\n \t\n", "test.tgt, line 2: empty"),
+        ("target", "train", "\n\n \n", "train.tgt: empty"),
         ("source", "valid", "", "valid.src: empty"),
         ("target", "train", b"A\nB\n\xff\n", "train.tgt: not UTF-8 (byte 0xff at offset 4, line 3)"),
         ("source", "train", b"A\0\n", "train.src: binary data (a NUL byte at offset 1, line 1)"),

@@ -146,6 +146,28 @@ def test_texts_are_named_by_files_or_by_a_data_set(tmp_path):
         Options().texts()
 
 
+def test_words_go_before_the_pieces_beside_them(texts, tmp_path, capsys):
+    """As fairseq's script for IWSLT'14 leaves them."""
+    (tmp_path / "tmp").mkdir()
+    for language, files in zip(("de", "en"), texts, strict=True):
+        for split, file in zip(("train", "valid", "test"), files, strict=True):
+            text = file.read_text()
+            (tmp_path / "tmp" / f"{split}.{language}").write_text(text)
+            (tmp_path / f"{split}.{language}").write_text(text.replace(" ", "@@ "))
+    preset = ["--preset", "iwslt14-de-en"]
+    sources, targets = Options(preset="iwslt14-de-en", data=tmp_path).texts()
+    assert {file.parent for file in sources + targets} == {tmp_path / "tmp"}
+    (tmp_path / "tmp").rename(tmp_path / "words")
+    assert cli.main(["train", "nmt", *preset, "--data", str(tmp_path), "--out", str(tmp_path / "run")]) == 2
+    assert f"{tmp_path / 'train.de'}: the text is in pieces of words" in capsys.readouterr().err
+    pieces = [
+        [tmp_path / f"{split}.{language}" for split in ("train", "valid", "test")]
+        for language in ("de", "en")
+    ]
+    assert cli.main(arguments(pieces, tmp_path / "run", "--epochs", "1")) == 0
+    assert "BLEU and perplexity are of these" in capsys.readouterr().out
+
+
 def test_the_loss_is_summed_over_words_and_averaged_over_sentences(corpus):
     task = TranslationTask(corpus, replace(TINY, p=0.0), "nr-st")
     batch = next(task.batches(0, 0))

@@ -145,7 +145,9 @@ class TranslationSteps(RecipeSteps):
         train = Pairs(sides[0], sides[1], [""] * len(lengths))
         held_out = Pairs(train.source[:1], train.target[:1], [""])
         source, target = vocabularies
-        return ParallelCorpus("drawn", source, target, train, held_out, held_out, skipped=0, max_length=0)
+        return ParallelCorpus(
+            "drawn", source, target, train, held_out, held_out, skipped=0, empty=0, max_length=0
+        )
 
 
 def _zipf(random: Random, words: int) -> Callable[[int], list[int]]:

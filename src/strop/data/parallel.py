@@ -22,6 +22,9 @@ PAD_ID, UNKNOWN_ID, BEGIN_ID, END_ID = range(4)
 
 Ids = list[int]
 
+# How subword-nmt marks a piece that goes on, and the share of a vocabulary that is no coincidence.
+_PIECE, _PIECES = "@@", 0.05
+
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
@@ -41,6 +44,7 @@ class ParallelCorpus:
 
     Attributes:
         skipped: training pairs left out because a side was longer than `max_length` words.
+        empty: training pairs left out because a side had no word.
     """
 
     name: str
@@ -50,6 +54,7 @@ class ParallelCorpus:
     valid: Pairs
     test: Pairs
     skipped: int
+    empty: int
     max_length: int
 
     def describe(self) -> str:
@@ -59,7 +64,16 @@ class ParallelCorpus:
             f"{self.name}: {len(self.train):,} / {len(self.valid):,} / {len(self.test):,} pairs "
             f"(train / valid / test), {words:,} target words to train on, vocabularies of "
             f"{len(self.source):,} and {len(self.target):,} words, {unknown:.1%} of the valid and test "
-            f"targets {UNKNOWN}; {self.skipped:,} training pairs skipped: longer than {self.max_length} words"
+            f"targets {UNKNOWN}; {self.skipped:,} training pairs skipped: longer than {self.max_length} "
+            f"words; {self.empty:,} skipped: a side is empty"
+        )
+
+    @property
+    def pieces(self) -> bool:
+        """Whether it seems to be written in pieces of words (BPE), all but a word's last ending in `@@`."""
+        return any(
+            sum(word.endswith(_PIECE) for word in side.words) > _PIECES * len(side)
+            for side in (self.source, self.target)
         )
 
 
@@ -80,21 +94,21 @@ class Batch(NamedTuple):
 
 
 def read_sentences(file: Path) -> list[Line]:
-    """The words of every line. Raises DataError, naming file and line, for what is no sentence."""
+    """The words of every line, none of an empty one. Raises DataError, naming the file, if all are empty."""
     lines = read_text(file).split("\n")
     if not lines[-1]:
         lines.pop()
-    if not lines:
-        raise DataError(f"{file}: empty; at least one sentence is needed")
     sentences = [line.split() for line in lines]
-    for number, sentence in enumerate(sentences, 1):
-        if not sentence:
-            raise DataError(f"{file}, line {number}: empty; remove the line here and in the other language")
+    if not any(sentences):
+        raise DataError(f"{file}: empty; at least one sentence is needed")
     return sentences
 
 
-def read_pairs(source: Path, target: Path) -> tuple[list[Line], list[Line]]:
-    """Both sides of parallel text. Raises DataError, naming files and line, if they are of unequal length."""
+def read_pairs(source: Path, target: Path, *, whole: bool) -> tuple[list[Line], list[Line]]:
+    """Both sides of parallel text, of equal length and, if it is to be used `whole`, without empty lines.
+
+    Raises DataError, naming files and line.
+    """
     left, right = read_sentences(source), read_sentences(target)
     if len(left) != len(right):
         (short, n), (long, m) = sorted(((source, len(left)), (target, len(right))), key=lambda end: end[1])
@@ -102,7 +116,19 @@ def read_pairs(source: Path, target: Path) -> tuple[list[Line], list[Line]]:
             f"{long}, line {n + 1}: nothing stands opposite in {short}, which has {n:,} lines, not {m:,}; "
             "line i of both files must be a translation of each other"
         )
+    if whole:
+        _refuse_empty(source, left)
+        _refuse_empty(target, right)
     return left, right
+
+
+def _refuse_empty(file: Path, sentences: Sequence[Line]) -> None:
+    empty = [number for number, sentence in enumerate(sentences, 1) if not sentence]
+    if empty:
+        raise DataError(
+            f"{file}, line {empty[0]}: empty ({len(empty):,} such lines in the file); only training text may "
+            "have them: remove them here and the same lines in the other language"
+        )
 
 
 def vocabulary(sentences: Iterable[Line], max_size: int = 50_000, min_count: int = 1) -> Vocabulary:
@@ -138,22 +164,26 @@ def load_parallel(
 ) -> ParallelCorpus:
     """Reads train, valid and test files of both languages, plain or `.gz`.
 
-    Training pairs with a side of more than `max_length` words are left out, and counted. Raises DataError
-    naming file, line and remedy.
+    Training pairs with an empty side, or with one of more than `max_length` words, are left out, and
+    counted; empty lines of valid and test are refused. Raises DataError naming file, line and remedy.
     """
     for name, files in (("src", sources), ("tgt", targets)):
         if len(files) != len(SPLITS):
             raise DataError(f"{name}: {len(files)} files; three are needed: train, valid and test")
     if max_length < 1:
         raise DataError(f"max_length: {max_length}; at least 1 is needed")
-    splits = [read_pairs(*files) for files in zip(sources, targets, strict=True)]
-    train = [pair for pair in zip(*splits[0], strict=True) if max(len(side) for side in pair) <= max_length]
+    splits = [
+        read_pairs(*files, whole=split != "train")
+        for split, *files in zip(SPLITS, sources, targets, strict=True)
+    ]
+    full = [pair for pair in zip(*splits[0], strict=True) if all(pair)]
+    train = [pair for pair in full if max(len(side) for side in pair) <= max_length]
     if not train:
         raise DataError(
-            f"{sources[0]}: every pair has a side of more than {max_length} words; "
+            f"{sources[0]}: every pair has a side of more than {max_length} words, or an empty one; "
             "raise the limit (--max-length)"
         )
-    skipped = len(splits[0][0]) - len(train)
+    empty, skipped = len(splits[0][0]) - len(full), len(full) - len(train)
     splits[0] = ([left for left, _ in train], [right for _, right in train])
     source = vocabulary(splits[0][0], max_size, min_count)
     target = vocabulary(splits[0][1], max_size, min_count)
@@ -166,7 +196,7 @@ def load_parallel(
         for split, (left, right) in zip(SPLITS, splits, strict=True)
     }
     name = f"{sources[0].name} and {targets[0].name}"
-    return ParallelCorpus(name, source, target, skipped=skipped, max_length=max_length, **parts)
+    return ParallelCorpus(name, source, target, skipped=skipped, empty=empty, max_length=max_length, **parts)
 
 
 def by_length(pairs: Pairs, batch: int, seed: int | None = None) -> list[list[int]]:

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from strop import cli
-from strop.data.schemes import entities
+from strop.data.conll import Sentence, load_tagged
+from strop.data.schemes import convert, entities
 from strop.data.text import DataError
 from strop.tasks.tagging import DROPOUTS, TaggingTask, load_tagger, predict, train_tagger
 from strop.tasks.tagging.predict import VOCABULARIES
@@ -51,6 +52,44 @@ def test_a_run_is_not_resumed_on_other_data_or_with_another_dropout(corpus, tiny
         train_tagger(other, preset, "nr-random", tmp_path / "run", tensorboard=False, resume=True)
     with pytest.raises(CheckpointError, match="dropout: 'nr-random' there, 'nr-st' now"):
         train_tagger(corpus, preset, "nr-st", tmp_path / "run", tensorboard=False, resume=True)
+
+
+def in_scheme(corpus, scheme, folder):
+    for split in ("train", "valid", "test"):
+        rows = [
+            "".join(f"{word} {tag}\n" for word, tag in zip(s.words, convert(s.tags, scheme), strict=True))
+            for s in getattr(corpus, split)
+        ]
+        (folder / f"{split}.txt").write_text("\n".join(rows))
+    return load_tagged(folder)
+
+
+@pytest.mark.parametrize(("data", "counted"), [("iob1", "iob1"), ("iob2", "iob2"), ("iobes", "iob2")])
+def test_accuracy_is_that_of_the_datas_own_tags(corpus, tiny, tmp_path, data, counted):
+    text = in_scheme(corpus, data, tmp_path)
+    # A place right after another makes iob1 of them.
+    beside = Sentence(("Linaville", "Tobaville"), ("B-LOC", "B-LOC"), 1)
+    text = replace(text, scheme=data, valid=(*text.valid, beside), train=(*text.train, beside))
+    task = TaggingTask(text, tiny, "nr-random")
+    with torch.no_grad():
+        for parameter in task.model.parameters():
+            parameter.copy_(torch.randn(parameter.shape))
+    found = task.evaluate("valid")
+    words = [sentence.words for sentence in text.valid]
+    guessed = predict(task.model.eval(), task.vocabularies, words, counted)
+    pairs = [
+        pair
+        for sentence, tags in zip(text.valid, guessed, strict=True)
+        for pair in zip(convert(sentence.tags, counted), tags, strict=True)
+    ]
+    assert found["accuracy"] == pytest.approx(100 * sum(a == b for a, b in pairs) / len(pairs))
+    plain = TaggingTask(replace(text, scheme="iob2"), tiny, "nr-random")
+    plain.model.load_state_dict(task.model.state_dict())
+    as_iob2 = plain.evaluate("valid")
+    assert [found[name] for name in ("precision", "recall", "f1")] == [
+        as_iob2[name] for name in ("precision", "recall", "f1")
+    ]
+    assert (found["accuracy"] != as_iob2["accuracy"]) == (data == "iob1")
 
 
 def test_batches_are_the_same_at_every_call_and_others_in_every_epoch(corpus, tiny):

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from strop.data.conll import TaggedCorpus
+from strop.data.schemes import Scheme, convert
 from strop.data.text import DataError
 from strop.tasks.tagging.conlleval import Evaluation, evaluate
 from strop.tasks.tagging.encoding import Batch, Vocabularies, bucketed
@@ -42,7 +43,8 @@ class TaggingTask:
 
     Attributes:
         vocabularies: of the training sentences, and of the words that have a vector.
-        evaluations: what the latest evaluation of each split found, with tags in `iob2`.
+        evaluations: what the latest evaluation of each split found, with tags in the corpus' scheme, but
+            `iob2` in place of `iobes`, which conlleval cannot read.
 
     Raises:
         DataError: fewer training sentences than a batch.
@@ -75,6 +77,8 @@ class TaggingTask:
             [sentence.words for sentence in corpus.train], [sentence.tags for sentence in corpus.train]
         )
         self._held_out = {"valid": corpus.valid, "test": corpus.test}
+        # Entities are the same in all schemes, but accuracy counts tags.
+        self._scheme: Scheme = "iob2" if corpus.scheme == "iobes" else corpus.scheme
         model = Tagger.of(self.vocabularies, preset, dropout)
         model.initialise(seed, {self.vocabularies.word_ids[word]: vector for word, vector in vectors.items()})
         self.model: Tagger = model.to(device)
@@ -116,8 +120,9 @@ class TaggingTask:
         sentences = self._held_out[split]
         self.model.eval()
         words = [sentence.words for sentence in sentences]
-        guessed = predict(self.model, self.vocabularies, words, "iob2", self._device)
-        self.evaluations[split] = found = evaluate([sentence.tags for sentence in sentences], guessed)
+        guessed = predict(self.model, self.vocabularies, words, self._scheme, self._device)
+        tags = [convert(sentence.tags, self._scheme) for sentence in sentences]
+        self.evaluations[split] = found = evaluate(tags, guessed)
         total = found.total
         return {
             "f1": total.f1,

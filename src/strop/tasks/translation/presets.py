@@ -65,7 +65,7 @@ class DataSet:
         source, target: languages.
         files: of train, valid and test, `{}` standing for the language; each may end in .gz.
         where: to be had.
-        inside: subfolder in which those who publish it keep them; it may be left out.
+        inside: subfolder in which those who publish it keep them; looked into first, it may be left out.
     """
 
     source: str
@@ -84,7 +84,7 @@ class DataSet:
         )
 
     def _find(self, folder: Path, name: str) -> Path:
-        for place in (folder, folder / self.inside):
+        for place in (folder / self.inside, folder):
             for file in (place / name, place / f"{name}.gz"):
                 if file.exists():
                     return file
@@ -122,5 +122,6 @@ DATA_SETS: dict[PresetName, DataSet] = {
         ("train.{}", "valid.{}", "test.{}"),
         "IWSLT'14 German-English: examples/translation/prepare-iwslt14.sh of "
         "https://github.com/facebookresearch/fairseq downloads and prepares it",
+        inside="tmp",  # the words; beside this folder lie their pieces (BPE)
     ),
 }

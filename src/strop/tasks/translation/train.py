@@ -38,7 +38,8 @@ class Options(TrainOptions):
             for all sentences of the batch. nr-rh-st: hidden states too, on their way to the next step,
             and what the attention reads.
         src: Three files in the language to translate from: train, valid and test. Plain text or .gz,
-            UTF-8, a sentence per line, words parted by white space.
+            UTF-8, a sentence per line, words parted by white space. Training pairs with an empty side are
+            left out and counted; empty lines in valid and test are refused.
         tgt: The same in the language to translate into, line by line.
         data: Folder with the preset's data set.
         source: In place of the preset's: language to translate from, e.g. en.
@@ -146,6 +147,14 @@ def _train(
     corpus = load_parallel(
         *texts, max_size=preset.max_size, min_count=preset.min_count, max_length=preset.max_length
     )
+    if corpus.pieces:
+        pieces = "the text is in pieces of words (BPE, ending in @@)"
+        if options.data is not None:
+            raise DataError(
+                f"data: {texts[0][0]}: {pieces}, but BLEU of the preset {options.preset} is that of words; "
+                f"name the folder with the words. {DATA_SETS[options.preset].where}"
+            )
+        session.say(f"{pieces}: BLEU and perplexity are of these, not comparable with those of words")
     session.say(corpus.describe())
     _, signature = bleu(["a"], ["a"])
     session.say(f"BLEU by sacrebleu: {signature}; valid: greedy, test: beam of {preset.beam}")
