@@ -67,6 +67,22 @@ def test_a_commands_help_teaches(capsys):
         (["train", "lm", "--threads", "0"], "threads: 0"),
         (["train", "lm", "--device", "abacus"], "device: 'abacus'"),
         (["train", "lm", "--resume", "--out", "/nowhere/run"], "/nowhere/run: no run there"),
+        (["train", "lm", "--init", "inf"], "init: inf; it must be a number"),
+        (["train", "lm", "--init", "1e39", "--preset", "awd-lstm"], "init: 1e+39; it must be a number"),
+        (["train", "lm", "--layers", "100000000"], "layers: 100000000; at most 1,000"),
+        (["train", "lm", "--units", str(10**20)], f"units: {10**20}; at most 2,147,483,647"),
+        (["train", "lm", "--seed", str(10**20)], f"seed: {10**20}; at most 9,223,372,036,854,775,807"),
+        (["train", "lm", "--threads", str(10**13)], f"threads: {10**13}; at most 1,024"),
+        (["train", "lm", "--device", "meta"], "device: 'meta' cannot be used here"),
+        (["train", "nmt", "--init", "inf"], "init: inf; it must be a number"),
+        (["train", "nmt", "--beam", str(10**12)], f"beam: {10**12}; at most 10,000"),
+        (["train", "ner", "--rate", "inf"], "rate: inf; it must be a number"),
+        (["demo", "--seed", str(10**20)], f"seed: {10**20}; at most"),
+        (["demo", "--minutes", "inf"], "minutes: inf; a finite time"),
+        (["advise", "--device", "meta"], "device: 'meta' cannot be used here"),
+        (["advise", "--seconds", "nan"], "seconds: nan; a finite time of at least 0"),
+        (["bench", "layer", "--seconds", "-1"], "seconds: -1.0; a finite time of at least 0"),
+        (["convert-check", "a.py:f", "--seconds", "inf"], "seconds: inf; a finite time of at least 0"),
     ],
 )
 def test_a_users_mistake_is_one_clear_line(words, message, capsys):
@@ -74,6 +90,26 @@ def test_a_users_mistake_is_one_clear_line(words, message, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert message in lines[-1]
     assert not any(line.startswith("Traceback") for line in lines)
+
+
+@pytest.mark.parametrize("shape", [(2**50,), (2**40, 2**20), (2**40, 2**40), None], ids=str)
+def test_what_no_memory_holds_is_one_clear_line(shape, monkeypatch, capsys):
+    import strop.tasks.language
+
+    def greedy(options):
+        if shape is None:
+            raise MemoryError
+        torch.empty(shape)
+
+    monkeypatch.setattr(strop.tasks.language, "run", greedy)
+    assert cli.main(["train", "lm"]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith("strop: not enough memory; smaller sizes")
+
+
+def test_sizes_without_a_number_of_bytes_are_one_clear_line(capsys):
+    assert cli.main(["advise", "--input-size", "2000000000", "--batch", "2000000000"]) == 2
+    assert "not enough memory" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_training_reports_and_resumes_with_the_options_it_was_started_with(text, tmp_path, capsys):

@@ -39,6 +39,13 @@ _COMMANDS: dict[tuple[str, ...], _Command] = {
 }
 # What `pip install strop[recipes]` adds.
 _RECIPES = {"matplotlib", "numpy", "rich", "sacrebleu", "safetensors", "tensorboard", "tyro"}
+# What torch's RuntimeError says where there is no memory for a tensor, or no number for its bytes.
+_TORCH_LACKS_MEMORY = (
+    "can't allocate memory",
+    "out of memory",
+    "calculation overflowed",
+    "multiplication overflow",
+)
 _HELP = {"-h", "--help"}
 
 
@@ -62,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = _status(error)
         if status is None or "STROP_DEBUG" in os.environ:
             raise
+        if _lacks_memory(error):
+            return _fail(f"not enough memory; smaller sizes, batches or beams need less ({_one_line(error)})")
         return _fail(_one_line(error), status)
 
 
@@ -104,6 +113,8 @@ def _overview(words: list[str]) -> int:
 
 def _status(error: Exception) -> int | None:
     """The exit status for what the user can put right; None for what only strop's authors can."""
+    if _lacks_memory(error):
+        return 2
     try:
         from strop.training import InterruptedRunError, RunError
     except ImportError:
@@ -111,6 +122,12 @@ def _status(error: Exception) -> int | None:
     if isinstance(error, InterruptedRunError):
         return 128 + error.signal
     return 2 if isinstance(error, RunError | ValueError | OSError) else None
+
+
+def _lacks_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in _TORCH_LACKS_MEMORY)
+    )
 
 
 def _one_line(error: Exception) -> str:

@@ -46,6 +46,13 @@ def test_lengths_differ_by_epoch_and_seed_and_are_drawn_alike_again():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_any_seed_of_torchs_has_lengths_of_its_own():
+    text = columns(5000)
+    seeds = (0, 99_999_999_999_999, 2**63 - 1, -1, 2**43)
+    drawn = {tuple(VaryingWindows(text, 70, seed).lengths(0)) for seed in seeds}
+    assert len(drawn) == len(seeds)
+
+
 def test_a_longer_window_takes_a_longer_step():
     varying = VaryingWindows(columns(5000), 70, seed=0)
     for epoch in (0, 2):

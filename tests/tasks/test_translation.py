@@ -144,6 +144,9 @@ def test_texts_are_named_by_files_or_by_a_data_set(tmp_path):
             options.texts()
     with pytest.raises(DataError, match="your own text"):
         Options().texts()
+    for options in (Options(src=files, tgt=files, source="xx"), Options(target="xx")):
+        with pytest.raises(DataError, match=r"'xx' names a language of a data set"):
+            options.texts()
 
 
 def test_words_go_before_the_pieces_beside_them(texts, tmp_path, capsys):
@@ -305,6 +308,17 @@ def test_translate_refuses_what_it_cannot_use(trained, corpus, monkeypatch, caps
     status, _, error = translated(monkeypatch, capsys, b"a\n", *run, "--beam", "0")
     assert status == 2
     assert "beam: 0" in error
+    for option, message in [
+        (["--beam", str(10**12)], "beam: 1000000000000; at most 10,000"),
+        (["--batch", str(10**12)], "batch: 1000000000000; at most"),
+        (["--alpha", "1e300"], "alpha: 1e+300; it must be in [0, 10]"),
+        (["--alpha", "inf"], "alpha: inf; it must be in [0, 10]"),
+        (["--device", "meta"], "device: 'meta' cannot be used here"),
+        (["--threads", "9999999999999"], "threads: 9999999999999; at most 1,024"),
+    ]:
+        status, out, error = translated(monkeypatch, capsys, b"a\n", *run, *option)
+        assert (status, out) == (2, [])
+        assert message in error
     status, _, error = translated(monkeypatch, capsys, b"a\n", "--run", str(tmp_path / "none"))
     assert status == 2
     assert "no trained model there" in error

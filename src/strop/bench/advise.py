@@ -66,9 +66,6 @@ class Options(CommonOptions):
     p: tuple[float, ...] = (0.25, 0.5, 0.65)
     """Shares of units to drop, in (0, 1)."""
 
-    seconds: float = 20.0
-    """How long to measure, roughly; at least 5 rounds are run."""
-
 
 class Net(nn.Module):
     """A stack x `[steps, batch, input]` to y, of torch's layers if `theirs`, else of strop's."""

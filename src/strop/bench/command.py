@@ -11,10 +11,14 @@ from strop.bench import machine, records
 from strop.bench.machine import Provenance
 from strop.bench.measure import Percentiles
 from strop.bench.records import Record
+from strop.limits import check_duration, check_sizes, use_threads
 
 
 @dataclass(frozen=True)
 class CommonOptions:
+    seconds: float = 20.0
+    """How long to measure, roughly; at least 5 rounds are run."""
+
     device: str = "cpu"
     """Where to run: cpu, cuda, …"""
 
@@ -54,10 +58,9 @@ def run(
     """
     device = machine.device(options.device)
     records.prepare(options.json, options.csv, kind)
-    if options.threads is not None:
-        if options.threads < 1:
-            raise ValueError(f"threads: {options.threads}; at least 1 is needed")
-        torch.set_num_threads(options.threads)
+    check_sizes(options)
+    check_duration("seconds", options.seconds)
+    use_threads(options.threads)
     load = machine.load()
     faults = check(device)
     if faults:

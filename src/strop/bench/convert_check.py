@@ -16,6 +16,7 @@ import strop
 from strop.bench import machine, records
 from strop.bench.measure import Case, Percentiles, Sample, interleave, now
 from strop.conversion.watch import arguments, tensors
+from strop.limits import check_duration, use_threads
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,8 @@ class Options:
 
 def run(options: Options) -> int:
     """The report, and the times; 1 if there is nothing to convert."""
-    if options.threads is not None:
-        if options.threads < 1:
-            raise ValueError(f"threads: {options.threads}; at least 1 is needed")
-        torch.set_num_threads(options.threads)
+    check_duration("seconds", options.seconds)
+    use_threads(options.threads)
     load = machine.load()
     before, example_inputs = build(options.target)
     try:

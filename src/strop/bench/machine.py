@@ -78,7 +78,7 @@ def device(name: str) -> torch.device:
     """
     try:
         found = torch.device(name)
-        torch.empty(0, device=found)
+        torch.zeros(1, device=found).item()  # it computes: `meta` does not
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"device: {name!r} cannot be used here ({reason}); try cpu") from error

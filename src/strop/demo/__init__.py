@@ -4,12 +4,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from strop.bench import machine
 from strop.data.text import load_corpus
 from strop.demo import report
 from strop.demo.racers import choose_threads, race
+from strop.limits import check_duration, check_sizes, use_threads
 from strop.tasks.language.presets import ZAREMBA
 from strop.training import for_stdout
 
@@ -41,12 +40,11 @@ class Options:
 def run(options: Options) -> int:
     """The command `strop demo`: 0 once the report is written."""
     start, load = time.monotonic(), machine.load()
-    if not options.minutes > 0:
+    check_duration("minutes", options.minutes)
+    if options.minutes == 0:
         raise ValueError(f"minutes: {options.minutes}; a time above 0 is needed")
-    if options.threads is not None:
-        if options.threads < 1:
-            raise ValueError(f"threads: {options.threads}; at least 1 is needed")
-        torch.set_num_threads(options.threads)
+    check_sizes(options)
+    use_threads(options.threads)
     report.prepare(options.out)
     preset = ZAREMBA["small"]
     progress = for_stdout("demo")

@@ -34,6 +34,7 @@ from pathlib import Path
 
 import torch
 
+from strop.limits import check_sizes, use_threads
 from strop.tasks.options import TrainOptions
 from strop.training import LoopOptions, Progress, Result, Silent, Task, World, for_stdout, train, world
 from strop.training.progress import describe
@@ -86,14 +87,12 @@ class Session:
 def run(options: TrainOptions, title: str, body: Callable[[Session], Result]) -> int:
     """Runs `body` and reports what came of it; the exit status.
 
-    `title` stands before the progress bar. Raises ValueError for a device or a number of threads that
-    cannot be had, before anything is read.
+    `title` stands before the progress bar. Raises ValueError for a device, a number of threads or a seed
+    that cannot be had, before anything is read.
     """
     device = find_device(options.device)
-    if options.threads is not None:
-        if options.threads < 1:
-            raise ValueError(f"threads: {options.threads}; at least 1 is needed")
-        torch.set_num_threads(options.threads)
+    check_sizes(options)
+    use_threads(options.threads)
     with world() as processes:
         progress = for_stdout(title) if processes.leads else Silent()
         try:
@@ -133,7 +132,7 @@ def find_device(name: str) -> torch.device:
         device = torch.device(name)
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()  # it computes: `meta` does not
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device: {name!r} cannot be used here ({reason}); cpu always can") from error

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
+from strop.limits import check_numbers
+
 Dropout = Literal["nr-random", "nr-st", "nr-rh-st"]
 DROPOUTS: tuple[Dropout, ...] = get_args(Dropout)
 
@@ -105,6 +107,7 @@ class AwdPreset:
 
 
 def _check(preset: Preset | AwdPreset, probabilities: set[str]) -> None:
+    check_numbers(preset)
     for field in fields(preset):
         value = getattr(preset, field.name)
         least = 1 if field.type is int and field.name != "decay_after" else 0

@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 from strop.data.schemes import SCHEMES, Scheme
+from strop.limits import check_numbers
 
 Dropout = Literal["nr-random", "nr-st", "nr-rh-st"]
 DROPOUTS: tuple[Dropout, ...] = get_args(Dropout)
@@ -50,6 +51,7 @@ class Preset:
     epochs: int
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name == "scheme":

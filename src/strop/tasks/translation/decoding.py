@@ -8,14 +8,27 @@ import torch
 from torch import Tensor
 
 from strop.data.parallel import BEGIN_ID, END_ID, PAD_ID, Ids, pad
+from strop.limits import WIDEST_BEAM
 from strop.tasks.translation.attention import Memory
 from strop.tasks.translation.model import DecoderState, TranslationModel
 from strop.training import NonFiniteError
+
+_MOST_ALPHA = 10  # so that the power of no length leaves the range of numbers
 
 
 def longest(source_words: int) -> int:
     """Words at most, END included, of a translation of so many words: a model that never ends is cut off."""
     return 2 * source_words + 10
+
+
+def check_search(beam: int, alpha: float) -> None:
+    """Raises ValueError, naming what no search can be made with."""
+    if beam < 1:
+        raise ValueError(f"beam: {beam}; at least 1 is needed")
+    if beam > WIDEST_BEAM:
+        raise ValueError(f"beam: {beam}; at most {WIDEST_BEAM:,} is possible")
+    if not 0 <= alpha <= _MOST_ALPHA:
+        raise ValueError(f"alpha: {alpha}; it must be in [0, {_MOST_ALPHA}]")
 
 
 @torch.no_grad()
@@ -33,15 +46,12 @@ def translate(
         sentences: word ids, at least one each.
         beam: hypotheses side by side; 1 is greedy search.
         alpha: finished hypotheses are compared by log-probability / words ** alpha (END is a word): 0
-            prefers short ones, 1 compares the mean per word.
+            prefers short ones, 1 compares the mean per word. At most 10.
         batch: sentences side by side.
 
     Raises NonFiniteError for a model whose scores are no numbers.
     """
-    if beam < 1:
-        raise ValueError(f"beam: {beam}; at least 1 is needed")
-    if not alpha >= 0:
-        raise ValueError(f"alpha: {alpha}; 0 or more is needed")
+    check_search(beam, alpha)
     model.eval()
     device = model.output.weight.device
     order = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from strop.data.text import DataError
+from strop.limits import check_numbers
 
 PresetName = Literal["luong", "multi30k", "iwslt15-en-vi", "iwslt14-de-en"]
 
@@ -47,6 +48,7 @@ class Preset:
     beam: int = 5
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         for field in fields(self):
             value = getattr(self, field.name)
             least = {"p": 0, "decay_after": 0, "init": 0}.get(field.name, 1 if field.type is int else 0)

@@ -94,6 +94,12 @@ class Options(TrainOptions):
 
     def texts(self) -> tuple[list[Path], list[Path]]:
         """The source and target files. Raises DataError where none or too many are named."""
+        for name in ("source", "target"):
+            if self.data is None and getattr(self, name) is not None:
+                raise DataError(
+                    f"{name}: {getattr(self, name)!r} names a language of a data set (--data); files of your "
+                    "own are named by --src and --tgt alone"
+                )
         if self.src is not None and self.tgt is not None and self.data is None:
             return list(self.src), list(self.tgt)
         if self.src is not None or self.tgt is not None:

@@ -10,8 +10,10 @@ import torch
 
 from strop.data.parallel import encode
 from strop.data.text import Vocabulary, decode_lines
+from strop.limits import check_sizes, use_threads
 from strop.tasks.command import find_device
 from strop.tasks.translation import decoding
+from strop.tasks.translation.decoding import check_search
 from strop.tasks.translation.model import TranslationModel
 from strop.tasks.translation.task import SOURCE, TARGET, text
 from strop.training import RunFolderError, read_trained
@@ -28,7 +30,8 @@ class Options:
     Attributes:
         run: Folder of the run; its best weights are used.
         beam: Hypotheses side by side; 1 is greedy search.
-        alpha: Hypotheses are compared by log-probability / words ** alpha: less favours short ones.
+        alpha: Hypotheses are compared by log-probability / words ** alpha: less favours short ones. It may be
+            from 0 to 10.
         batch: Sentences side by side.
         device: Where to translate, e.g. cpu or cuda.
         threads: CPU threads, if not torch's choice.
@@ -90,12 +93,11 @@ class Translator:
 
 def run(options: Options) -> int:
     """The command `strop translate`: 0 when all of stdin is translated."""
-    for name in ("beam", "batch", "threads"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise ValueError(f"{name}: {value}; at least 1 is needed")
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
+    if options.batch < 1:
+        raise ValueError(f"batch: {options.batch}; at least 1 is needed")
+    check_search(options.beam, options.alpha)
+    check_sizes(options)
+    use_threads(options.threads)
     translator = Translator(options.run, find_device(options.device))
     lines = decode_lines("stdin", sys.stdin.buffer)
     # At a terminal an answer to every line, else enough at a time to put sentences of like length together.
