@@ -48,6 +48,41 @@ def test_help_lists_the_commands(words, capsys):
         assert "train lm" in out + errors
 
 
+def test_the_version_is_told(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "version", lambda name: f"1.2.3 of {name}")
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == "strop 1.2.3 of strop\n"
+
+    def missing(name):
+        raise cli.PackageNotFoundError(name)
+
+    monkeypatch.setattr(cli, "version", missing)
+    assert cli.main(["--version"]) == 0
+    assert "not installed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [(["--units", "abc"], "'abc'"), (["--init", "x"], "'x'"), (["--seed", "1.5"], "'1.5'")],
+)
+def test_a_word_in_place_of_a_number_is_no_riddle(words, expected, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["train", "lm", *words])
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert "NoneType" not in error
+    assert "{None}" not in error
+
+
+def test_too_little_text_is_named(text, tmp_path, capsys):
+    for preset in (["--batch", "5000"], ["--batch", "400", "--steps", "200"]):
+        assert cli.main(arguments(text, tmp_path / "run", *preset)) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith(f"strop: {text}, training text: ")
+        assert "too few" in error
+
+
 def test_a_commands_help_teaches(capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(["train", "lm", "--help"])

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 
@@ -52,6 +53,9 @@ _HELP = {"-h", "--help"}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; its exit status. 2 for what the user can put right, 130 after Ctrl-C."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if words == ["--version"]:
+        print(f"strop {_version()}")
+        return 0
     name = next((name for name in _COMMANDS if tuple(words[: len(name)]) == name), None)
     if name is None:
         return _overview(words)
@@ -82,7 +86,8 @@ def _run(name: tuple[str, ...], arguments: list[str]) -> int:
     def parse(default: Any = None) -> Any:
         known = {} if default is None else {"default": default}
         prog = " ".join(("strop", *name))
-        return tyro.cli(module.Options, prog=prog, args=arguments, **known)
+        # None is the absence of an option: in usage and messages it would only puzzle.
+        return tyro.cli(module.Options, prog=prog, args=arguments, config=(tyro.conf.DisallowNone,), **known)
 
     options = parse()
     if getattr(options, "resume", False) or getattr(options, "config", None) is not None:
@@ -102,13 +107,20 @@ def _overview(words: list[str]) -> int:
         "",
     ]
     lines += [f"  strop {' '.join(name):<14}{_COMMANDS[name].summary}" for name in names or _COMMANDS]
-    lines += ["", "strop COMMAND --help tells a command's options."]
+    lines += ["", "strop COMMAND --help tells a command's options, strop --version the version."]
     if asked and names:
         print("\n".join(lines))
         return 0
     print("\n".join(lines), file=sys.stderr)
     what = "incomplete command" if names else "no such command"
     return _fail(f"{what}: strop {' '.join(words)}")
+
+
+def _version() -> str:
+    try:
+        return version("strop")
+    except PackageNotFoundError:
+        return "(not installed: run from its sources)"
 
 
 def _status(error: Exception) -> int | None:

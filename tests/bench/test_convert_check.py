@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,14 @@ def model_only():
 
 def broken():
     return 1 / 0
+
+
+def no_inputs():
+    return Model(), None
+
+
+def picky():
+    raise ValueError("too small")
 
 
 def bad_inputs():
@@ -77,7 +86,11 @@ def test_nothing_to_convert(file, capsys):
     [
         ("{file}", "FILE.py:FUNCTION is needed"),
         ("{file}:", "FILE.py:FUNCTION is needed"),
-        ("{file}.txt:build", "is not a Python file"),
+        ("{file}.txt:build", ".txt' does not exist"),
+        ("absent.py:build", "target: 'absent.py' does not exist"),
+        (f"{os.devnull}:build", "is not a Python file"),
+        ("{file}:no_inputs", ":no_inputs returns cannot be used: "),
+        ("{file}:picky", "my_model.py:picky failed with ValueError: too small"),
         ("{file}:bulid", "has no function 'bulid'"),
         ("{file}:model_only", "model_only must return a model and example inputs, it returned Model"),
         ("{file}:broken", "failed with ZeroDivisionError: division by zero"),

@@ -77,7 +77,7 @@ def test_a_file_that_fits_every_scheme_follows_the_others(tmp_path):
         ("a O\nb x O\n", "eng.valid, line 2: 3 columns, but 2 in line 1"),
         ("a O\n\nb PER\n", "eng.valid, line 3: tag 'PER'; it must be O, or B-"),
         ("a I-A\nb O\n\n\nc B-A\n", "eng.valid, line 5: tag 'B-A' where I-A (iob1) should stand"),
-        ("a B-A\n", "eng.valid, line 1: tag 'B-A' is not iob1, in which other files"),
+        ("a B-A\n", "eng.valid, line 1: tag 'B-A' is not iob1, as TMP/eng.train is (line 3: 'I-ORG')"),
         ("-DOCSTART- O\n\n\n", "eng.valid: no sentence"),
         ("", "eng.valid: no sentence"),
         (b"a O\n\xff B-A\n", "eng.valid: not UTF-8 (byte 0xff at offset 4, line 2)"),
@@ -85,9 +85,18 @@ def test_a_file_that_fits_every_scheme_follows_the_others(tmp_path):
     ],
 )
 def test_bad_rows_are_named_by_file_and_line(tmp_path, text, message):
-    with pytest.raises(DataError, match=re.escape(message)) as error:
+    with pytest.raises(DataError, match=re.escape(message.replace("TMP", str(tmp_path)))) as error:
         load_tagged(write(tmp_path, valid=text))
     assert str(tmp_path) in str(error.value)
+
+
+def test_of_files_in_two_schemes_both_are_named(tmp_path):
+    train = "a O\n\nb B-A\nc I-A\n"
+    with pytest.raises(DataError) as error:
+        load_tagged(write(tmp_path, train=train, test=train, valid="a O\nb I-A\n"))
+    assert str(error.value).startswith(
+        f"{tmp_path}/eng.train, line 3: tag 'B-A' is not iob1, as {tmp_path}/eng.valid is (line 2: 'I-A')"
+    )
 
 
 def test_a_missing_folder_is_named(tmp_path):

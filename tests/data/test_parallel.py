@@ -119,8 +119,10 @@ def test_what_is_no_parallel_text_is_refused_by_file_and_line(tmp_path, side, sp
 
 def test_missing_files_and_wrong_limits_are_refused(tmp_path):
     sources, targets = write(tmp_path)
-    with pytest.raises(DataError, match=r"absent: cannot be read"):
+    with pytest.raises(DataError, match=r"absent: no such file; check its name"):
         load_parallel([tmp_path / "absent", *sources[1:]], targets)
+    with pytest.raises(DataError, match=f"{tmp_path}: a folder; name a file"):
+        load_parallel([tmp_path, *sources[1:]], targets)
     with pytest.raises(DataError, match="tgt: 2 files"):
         load_parallel(sources, targets[:2])
     for wrong in ({"max_length": 0}, {"max_size": 4}, {"min_count": 0}):

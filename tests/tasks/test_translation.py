@@ -120,7 +120,7 @@ def test_hyper_parameters_are_checked(wrong):
         replace(TINY, **wrong)
 
 
-def test_texts_are_named_by_files_or_by_a_data_set(tmp_path):
+def test_texts_are_named_by_files_or_by_a_data_set(tmp_path, capsys):
     files = (Path("a"), Path("b"), Path("c"))
     assert Options(src=files, tgt=files).texts() == ([*files], [*files])
     for split in ("train", "val", "test_2016_flickr"):
@@ -134,6 +134,8 @@ def test_texts_are_named_by_files_or_by_a_data_set(tmp_path):
         for ending in ("en.gz", "fr")
         for split in ("train", "val", "test_2016_flickr")
     ]
+    assert cli.main(["train", "nmt", "--src", "a", "b", "--tgt", "c", "d", "e"]) == 2
+    assert "src: 2 files; three are needed: train, valid and test" in capsys.readouterr().err
     with pytest.raises(DataError, match=r"train\.lc\.norm\.tok\.de: no such file.*multi30k/dataset"):
         Options(preset="multi30k", data=tmp_path).texts()
     for preset in DATA_SETS:
@@ -305,6 +307,10 @@ def test_translate_refuses_what_it_cannot_use(trained, corpus, monkeypatch, caps
     status, _, error = translated(monkeypatch, capsys, b"a\nb \xe9\n", *run)
     assert status == 2
     assert "stdin, line 2: not UTF-8 (byte 0xe9)" in error
+    plain, marked = (
+        translated(monkeypatch, capsys, mark + b"a b\n", *run) for mark in (b"", b"\xef\xbb\xbf")
+    )
+    assert plain == marked
     status, _, error = translated(monkeypatch, capsys, b"a\n", *run, "--beam", "0")
     assert status == 2
     assert "beam: 0" in error

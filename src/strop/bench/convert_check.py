@@ -59,17 +59,20 @@ def run(options: Options) -> int:
         after = deepcopy(before)
     except Exception as error:
         raise ValueError(f"target: the model cannot be copied ({error}); return it freshly made") from error
-    report = strop.convert(
-        after,
-        recurrent_dropout=options.recurrent_dropout,
-        pattern=options.pattern,
-        example_inputs=example_inputs,
-    )
+    try:
+        report = strop.convert(
+            after,
+            recurrent_dropout=options.recurrent_dropout,
+            pattern=options.pattern,
+            example_inputs=example_inputs,
+        )
+        args, kwargs = arguments(example_inputs)
+    except TypeError as error:
+        raise ValueError(f"target: what {options.target} returns cannot be used: {error}") from error
     print(report)
     if not report.swapped:
         print("Nothing to convert.", file=sys.stderr)
         return 1
-    args, kwargs = arguments(example_inputs)
     models = {"before": before, "after": after}
     cases = {name: _case(model.train(), args, kwargs) for name, model in models.items()}
     samples = interleave(cases, options.seconds)
@@ -87,12 +90,14 @@ def build(target: str) -> tuple[nn.Module, Any]:
     path = Path(file)
     if not file or not name.isidentifier():
         raise ValueError(f"target: {target!r}; FILE.py:FUNCTION is needed")
+    if not path.exists():
+        raise ValueError(f"target: {file!r} does not exist")
     if not path.is_file() or path.suffix != ".py":
         raise ValueError(f"target: {file!r} is not a Python file")
     made = _call(path, name)
     if not isinstance(made, tuple) or len(made) != 2 or not isinstance(made[0], nn.Module):
         raise ValueError(
-            f"target: {name} must return a model and example inputs, it returned {type(made).__name__}"
+            f"target: {target} must return a model and example inputs, it returned {type(made).__name__}"
         )
     return made
 
@@ -107,15 +112,13 @@ def _call(path: Path, name: str) -> Any:
     sys.path.insert(0, str(path.parent.resolve()))
     try:
         spec.loader.exec_module(module)
-        if not callable(function := getattr(module, name, None)):
-            raise ValueError(f"target: {path} has no function {name!r}")
-        return function()
-    except ValueError:
-        raise
+        if callable(function := getattr(module, name, None)):
+            return function()
     except Exception as error:
-        raise ValueError(f"target: {path} failed with {type(error).__name__}: {error}") from error
+        raise ValueError(f"target: {path}:{name} failed with {type(error).__name__}: {error}") from error
     finally:
         sys.path.pop(0)
+    raise ValueError(f"target: {path} has no function {name!r}")
 
 
 def _case(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Case:

@@ -73,9 +73,17 @@ def load_tagged(path: Path | str) -> TaggedCorpus:
     # A file without anything that tells schemes apart passes for iob2, and follows the others.
     found = set(schemes.values())
     scheme = "iob1" if "iob1" in found else "iobes" if "iobes" in found else "iob2"
-    train, valid, test = (
-        tuple(_in_scheme(files[split], sentence, scheme) for sentence in rows[split]) for split in SPLITS
-    )
+    for split in SPLITS:
+        if (departure := _departure(rows[split], scheme)) is not None:
+            line, tag = departure
+            other = next(split for split in SPLITS if schemes[split] == scheme)
+            sign = _departure(rows[other], "iob2")
+            assert sign is not None  # else that file would pass for iob2
+            raise DataError(
+                f"{files[split]}, line {line}: tag {tag!r} is not {scheme}, as {files[other]} is "
+                f"(line {sign[0]}: {sign[1]!r}); write all three in one scheme"
+            )
+    train, valid, test = (tuple(map(_in_iob2, rows[split])) for split in SPLITS)
     return TaggedCorpus(str(folder), scheme, train, valid, test)
 
 
@@ -83,7 +91,7 @@ def read_tagged(file: Path) -> tuple[Scheme, list[Sentence]]:
     """The sentences of one file, and the scheme it is written in. Raises DataError."""
     rows = list(_sentences(file))
     scheme = _scheme(file, rows)
-    return scheme, [_in_scheme(file, sentence, scheme) for sentence in rows]
+    return scheme, [_in_iob2(sentence) for sentence in rows]
 
 
 def split_columns(line: str) -> list[str]:
@@ -141,12 +149,14 @@ def _line(rows: Sequence[Sentence], position: int) -> int:
     raise IndexError(position)
 
 
-def _in_scheme(file: Path, sentence: Sentence, scheme: Scheme) -> Sentence:
-    """The sentence with its tags in `iob2`. Raises DataError if they are not written in `scheme`."""
-    for i, (tag, expected) in enumerate(zip(sentence.tags, convert(sentence.tags, scheme), strict=True)):
-        if tag != expected:
-            raise DataError(
-                f"{file}, line {sentence.line + i}: tag {tag!r} is not {scheme}, in which other files of "
-                "the folder are; write all three in one scheme"
-            )
+def _departure(rows: Sequence[Sentence], scheme: Scheme) -> tuple[int, str] | None:
+    """Line and tag of the first word whose tag is another one in `scheme`."""
+    for sentence in rows:
+        for i, (tag, expected) in enumerate(zip(sentence.tags, convert(sentence.tags, scheme), strict=True)):
+            if tag != expected:
+                return sentence.line + i, tag
+    return None
+
+
+def _in_iob2(sentence: Sentence) -> Sentence:
     return Sentence(sentence.words, tuple(convert(sentence.tags, "iob2")), sentence.line)

@@ -9,6 +9,7 @@ import json
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,10 +75,8 @@ class Vocabulary:
             raise DataError(f"{file}: damaged ({error}); restore it from a copy") from error
         if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
             raise DataError(f"{file}: not a vocabulary; a JSON list of words is needed")
-        try:
+        with naming(str(file)):
             return cls(words)
-        except DataError as error:
-            raise DataError(f"{file}: {error}") from error
 
     def to_json(self) -> str:
         """The words in order, as a JSON list with one per line."""
@@ -196,7 +195,7 @@ def read_text(file: Path) -> str:
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{file}: damaged or not gzip ({error}); compress it again with gzip") from error
     except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror}); check its permissions") from error
+        raise unreadable(file, error) from error
     if b"\0" in raw:
         at = raw.index(b"\0")
         line = _line(raw, at)
@@ -210,6 +209,24 @@ def read_text(file: Path) -> str:
         ) from error
 
 
+def unreadable(file: Path, error: OSError) -> DataError:
+    """What to tell of a file that cannot be opened."""
+    if isinstance(error, FileNotFoundError):
+        return DataError(f"{file}: no such file; check its name")
+    if isinstance(error, IsADirectoryError):
+        return DataError(f"{file}: a folder; name a file")
+    return DataError(f"{file}: cannot be read ({error.strerror}); check its permissions")
+
+
+@contextmanager
+def naming(place: str) -> Iterator[None]:
+    """Puts the `place` of the data before what a DataError raised inside says."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{place}: {error}") from error
+
+
 def _line(raw: bytes, offset: int) -> int:
     return raw.count(b"\n", 0, offset) + 1
 
@@ -218,7 +235,8 @@ def decode_lines(name: str, lines: Iterable[bytes]) -> Iterator[str]:
     """UTF-8 lines of a stream called `name`, without their ends. Raises DataError, naming the line."""
     for number, line in enumerate(lines, start=1):
         try:
-            yield line.decode("utf-8").rstrip("\r\n")
+            # A byte order mark is no part of the first word.
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
             raise DataError(
                 f"{name}, line {number}: not UTF-8 (byte {line[error.start]:#04x}); "

@@ -1,4 +1,5 @@
-"""Pre-trained word vectors in GloVe's text format: a word and its numbers on each line, parted by spaces."""
+"""Pre-trained word vectors in GloVe's text format: a word and its numbers on each line, parted by
+spaces or tabs."""
 
 import gzip
 import math
@@ -6,7 +7,12 @@ import zlib
 from collections.abc import Collection
 from pathlib import Path
 
-from strop.data.text import DataError, decode_lines
+import torch
+
+from strop.data.conll import split_columns
+from strop.data.text import DataError, decode_lines, unreadable
+
+_LARGEST = torch.finfo(torch.float32).max
 
 
 def read_vectors(file: Path | str, wanted: Collection[str], width: int) -> dict[str, list[float]]:
@@ -26,21 +32,21 @@ def read_vectors(file: Path | str, wanted: Collection[str], width: int) -> dict[
             for number, line in enumerate(decode_lines(str(file), lines), start=1):
                 place = f"{file}, line {number}"
                 # Some words of the largest GloVe files have spaces in them: the numbers are at the end.
-                word, *numbers = line.rstrip(" ").rsplit(" ", width)
-                if len(numbers) != width or (" " in word and _is_number(word.rpartition(" ")[2])):
-                    first, *rest = line.split() or [""]
+                columns = split_columns(line)
+                parts, numbers = columns[:-width], columns[-width:]
+                if not parts or (len(parts) > 1 and _is_number(parts[-1])):
+                    first, *rest = columns or [""]
                     raise DataError(
                         f"{place}: {len(rest)} numbers after {first!r}; the model's words have {width}: "
                         "name a file of that width, or change the model's (--word-units)"
                     )
+                word = " ".join(parts)
                 if word in wanted and word not in found:
                     found[word] = [_number(place, text) for text in numbers]
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{file}: damaged or not gzip ({error}); fetch it again") from error
     except OSError as error:
-        raise DataError(
-            f"{file}: cannot be read ({error.strerror}); check its name and permissions"
-        ) from error
+        raise unreadable(file, error) from error
     if not found:
         raise DataError(f"{file}: none of its {number:,} words occurs in the data; is it of this language?")
     return found
@@ -49,7 +55,9 @@ def read_vectors(file: Path | str, wanted: Collection[str], width: int) -> dict[
 def _number(place: str, text: str) -> float:
     if not _is_number(text):
         raise DataError(f"{place}: {text!r} is not a number")
-    return float(text)
+    if abs(number := float(text)) > _LARGEST:
+        raise DataError(f"{place}: {text} is larger than single precision can hold")
+    return number
 
 
 def _is_number(text: str) -> bool:

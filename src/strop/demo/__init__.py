@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from strop.bench import machine
-from strop.data.text import load_corpus
+from strop.data.text import load_corpus, naming
 from strop.demo import report
 from strop.demo.racers import choose_threads, race
 from strop.limits import check_duration, check_sizes, use_threads
@@ -51,9 +51,10 @@ def run(options: Options) -> int:
     try:
         corpus = load_corpus(options.data)
         progress.say(corpus.describe())
-        if options.threads is None:
-            choose_threads(corpus, preset)
-        racers = race(corpus, preset, options.seed, start + 60 * options.minutes, progress)
+        with naming(f"{corpus.name}, training text"):
+            if options.threads is None:
+                choose_threads(corpus, preset)
+            racers = race(corpus, preset, options.seed, start + 60 * options.minutes, progress)
     finally:
         progress.close()
     notes = machine.load_note(load)

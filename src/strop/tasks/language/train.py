@@ -6,7 +6,7 @@ from typing import ClassVar, Unpack
 
 import torch
 
-from strop.data.text import Corpus, Vocabulary, load_corpus
+from strop.data.text import Corpus, Vocabulary, load_corpus, naming
 from strop.tasks import command
 from strop.tasks.command import Session
 from strop.tasks.language.awd import AwdModel
@@ -163,13 +163,14 @@ def _train(options: Options, preset: Preset | AwdPreset, session: Session) -> Re
         f"{options.preset} · {options.dropout} · {preset.describe()} · {torch.get_num_threads()} threads · "
         f"{options.folder}"
     )
-    task = LanguageTask(
-        corpus,
-        preset,
-        options.dropout,
-        tied=options.tied,
-        seed=options.seed,
-        device=session.device,
-        world=session.world,
-    )
+    with naming(f"{corpus.name}, training text"):
+        task = LanguageTask(
+            corpus,
+            preset,
+            options.dropout,
+            tied=options.tied,
+            seed=options.seed,
+            device=session.device,
+            world=session.world,
+        )
     return session.train(task, epochs=preset.epochs, clip=preset.clip, files=task.files)

@@ -64,8 +64,8 @@ class Options(TrainOptions):
 
     preset: PresetName = "luong"
     dropout: Dropout = "nr-rh-st"
-    src: tuple[Path, Path, Path] | None = None
-    tgt: tuple[Path, Path, Path] | None = None
+    src: tuple[Path, ...] | None = None
+    tgt: tuple[Path, ...] | None = None
     data: Path | None = None
     source: str | None = None
     target: str | None = None
