@@ -293,6 +293,9 @@ def test_what_is_no_trained_language_model_is_not_loaded(corpus, tmp_path):
         load(tmp_path)
     train_language(corpus, replace(TINY, epochs=1), "nr-st", tmp_path / "run", tensorboard=False)
     (tmp_path / "run" / "vocabulary.json").write_text('["<unk>", "<eos>"]')
+    with pytest.raises(RunFolderError, match=r"vocabulary\.json: not the file that the run wrote"):
+        load(tmp_path / "run")
+    (tmp_path / "run" / "run.json").unlink()  # which knows what it wrote
     with pytest.raises(RunFolderError, match="not a language model with its vocabulary"):
         load(tmp_path / "run")
     (tmp_path / "run" / "vocabulary.json").unlink()

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 import pytest
 
-from strop.tasks.options import TrainOptions
+from strop.tasks.options import TrainOptions, check_files, with_digests
 from strop.training import RunFolderError
 
 
@@ -74,6 +74,26 @@ def test_a_config_that_does_not_fit_is_refused(tmp_path, name, value, message):
     (tmp_path / "run.json").write_text(json.dumps(described))
     with pytest.raises(RunFolderError, match=message):
         Options(config=tmp_path).stored()
+
+
+def test_kept_files_are_those_that_the_run_wrote(tmp_path):
+    files = {"a.json": '["ä"]\n', "b.json": "[]"}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    check_files(tmp_path)  # nothing to compare with
+    (tmp_path / "run.json").write_text("{}")
+    check_files(tmp_path)
+    (tmp_path / "run.json").write_text(json.dumps(with_digests(Options().describe(), files)))
+    check_files(tmp_path)
+    assert Options(config=tmp_path).stored() == Options()
+    (tmp_path / "b.json").write_text(files["a.json"])
+    with pytest.raises(RunFolderError, match=r"b\.json: not the file that the run wrote"):
+        check_files(tmp_path)
+    (tmp_path / "b.json").unlink()
+    check_files(tmp_path)  # who needs it says so
+    (tmp_path / "run.json").write_text('{"files": 3}')
+    with pytest.raises(RunFolderError, match=r"run\.json: not a run's description"):
+        check_files(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -334,8 +334,13 @@ def test_a_translator_needs_the_vocabularies_of_its_run(corpus, tmp_path):
     preset = replace(TINY, epochs=1, units=4)
     train_translation(corpus, preset, "nr-st", tmp_path / "run", tensorboard=False)
     file = tmp_path / "run" / "target.json"
-    words = json.loads(file.read_text())
-    file.write_text(json.dumps(words[:-1]))
+    assert len(corpus.source) == len(corpus.target)
+    whole = file.read_text()
+    file.write_text((tmp_path / "run" / "source.json").read_text())
+    with pytest.raises(RunError, match=r"target\.json: not the file that the run wrote"):
+        Translator(tmp_path / "run")
+    (tmp_path / "run" / "run.json").unlink()  # which knows what it wrote
+    file.write_text(json.dumps(json.loads(whole)[:-1]))
     with pytest.raises(RunError, match=r"target\.json do not fit"):
         Translator(tmp_path / "run")
     file.unlink()

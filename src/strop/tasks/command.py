@@ -35,7 +35,7 @@ from pathlib import Path
 import torch
 
 from strop.limits import check_sizes, use_threads
-from strop.tasks.options import TrainOptions
+from strop.tasks.options import TrainOptions, with_digests
 from strop.training import LoopOptions, Progress, Result, Silent, Task, World, for_stdout, train, world
 from strop.training.progress import describe
 
@@ -77,7 +77,7 @@ class Session:
             patience=options.patience,
             resume=options.resume,
             tensorboard=options.tensorboard,
-            description=options.describe(),
+            description=with_digests(options.describe(), files or {}),
             files=files or {},
             resume_hint=_resume(options.command, options.folder, self.world),
         )

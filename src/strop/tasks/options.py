@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from hashlib import sha256
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -132,8 +133,40 @@ def with_given(preset: Preset, options: TrainOptions) -> Preset:
     return replace(preset, **{name: value for name, value in given.items() if value is not None})
 
 
+def with_digests(description: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, Any]:
+    """The description of a run that keeps `files`, for `check_files` to compare with later."""
+    digests = {name: sha256(text.encode()).hexdigest() for name, text in files.items()}
+    return {**description, "files": digests}
+
+
+def check_files(folder: Path) -> None:
+    """Raises RunFolderError if a file that the run in `folder` keeps is not the one that it wrote.
+
+    A folder without `run.json`, or one of a version that kept no digests, has nothing to compare with.
+    """
+    if not (folder / DESCRIPTION).is_file():
+        return
+    digests = read_description(folder).get("files", {})
+    if not isinstance(digests, dict):
+        raise RunFolderError(f"{folder / DESCRIPTION}: not a run's description (files: {digests!r})")
+    for name, digest in digests.items():
+        file = folder / name
+        if file.is_file() and sha256(file.read_bytes()).hexdigest() != digest:
+            raise RunFolderError(
+                f"{file}: not the file that the run wrote and its weights need; restore it from a copy"
+            )
+
+
 def loop_options(
     out: Path, preset: Any, seed: int, files: Mapping[str, str], settings: LoopSettings
 ) -> LoopOptions:
     """The loop's options for a training from Python: epochs and clipping are the preset's."""
-    return LoopOptions(out, epochs=preset.epochs, seed=seed, clip=preset.clip, files=files, **settings)
+    return LoopOptions(
+        out,
+        epochs=preset.epochs,
+        seed=seed,
+        clip=preset.clip,
+        description=with_digests({}, files),
+        files=files,
+        **settings,
+    )

@@ -262,10 +262,26 @@ def test_bad_input_is_one_clear_line(trained, text, tmp_path, monkeypatch, capsy
 
 
 def test_a_folder_that_is_damaged_or_of_another_task_is_refused(trained, tmp_path, monkeypatch):
-    file = trained / VOCABULARIES
-    whole = file.read_text()
+    file, description = trained / VOCABULARIES, trained / "run.json"
+    whole, described = file.read_text(), description.read_text()
     try:
-        for text, error in [("{", RunFolderError), (whole.replace('"mr", ', ""), CheckpointError)]:
+        file.write_text(whole.replace('"mr"', '"ms"'))
+        with pytest.raises(RunFolderError, match=f"{VOCABULARIES}: not the file that the run wrote"):
+            load_tagger(trained)
+        description.unlink()  # which knows what it wrote
+        content = json.loads(whole)
+        for text, error in [
+            ("{", RunFolderError),
+            ("[]", RunFolderError),
+            (json.dumps(content | {"words": 3}), RunFolderError),
+            (json.dumps(content | {"characters": [1]}), RunFolderError),
+            (json.dumps(content | {"rare": "1"}), RunFolderError),
+            (json.dumps(content | {"rare": -1}), RunFolderError),
+            (json.dumps(content | {"data_scheme": "bio"}), RunFolderError),
+            (json.dumps(content | {"tags": ["O", "PER"]}), RunFolderError),
+            (json.dumps(content | {"extra": 1}), RunFolderError),
+            (whole.replace('"mr", ', ""), CheckpointError),
+        ]:
             file.write_text(text)
             with pytest.raises(error, match=VOCABULARIES):
                 load_tagger(trained)
@@ -274,3 +290,4 @@ def test_a_folder_that_is_damaged_or_of_another_task_is_refused(trained, tmp_pat
             load_tagger(trained)
     finally:
         file.write_text(whole)
+        description.write_text(described)

@@ -13,7 +13,7 @@ from strop.tasks.language.awd import AwdModel
 from strop.tasks.language.model import LanguageModel
 from strop.tasks.language.presets import PRESETS, AwdPreset, Dropout, Preset, PresetName, preset_of
 from strop.tasks.language.task import VOCABULARY, LanguageTask, build_model
-from strop.tasks.options import TrainOptions, loop_options, with_given
+from strop.tasks.options import TrainOptions, check_files, loop_options, with_given
 from strop.training import LoopSettings, Progress, Result, RunFolderError, World, read_trained, train
 
 # Every preset's hyper-parameters are options of the same names.
@@ -139,6 +139,7 @@ def load(folder: Path | str) -> tuple[LanguageModel | AwdModel, Vocabulary]:
     """
     folder = Path(folder)
     trained = read_trained(folder)
+    check_files(folder)
     vocabulary = Vocabulary.read(folder / VOCABULARY)
     identity = trained.identity
     try:

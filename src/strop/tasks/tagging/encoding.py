@@ -3,15 +3,15 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from strop.data.conll import Sentence
-from strop.data.schemes import Scheme, convert
+from strop.data.schemes import SCHEMES, Scheme, convert, split_tag
 from strop.data.text import UNKNOWN, DataError
 
 PAD = "<pad>"
@@ -76,10 +76,22 @@ class Vocabularies:
     def from_json(cls, text: str) -> Self:
         """What `to_json` wrote. Raises ValueError or TypeError for anything else."""
         content = json.loads(text)
-        if not isinstance(content, dict):
-            raise TypeError(f"vocabularies: {type(content).__name__}; an object is needed")
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
-        return cls(**values)
+        names = [field.name for field in fields(cls)]
+        if not isinstance(content, dict) or content.keys() != set(names):
+            raise TypeError(f"an object with {', '.join(names)} is needed")
+        for name in ("words", "characters", "tags"):
+            values = content[name]
+            if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+                raise TypeError(f"{name}: a list of strings is needed")
+            content[name] = tuple(values)
+        for name in ("scheme", "data_scheme"):
+            if content[name] not in SCHEMES:
+                raise ValueError(f"{name}: {content[name]!r}; it must be one of {', '.join(SCHEMES)}")
+        if type(content["rare"]) is not int or not 0 <= content["rare"] <= len(content["words"]):
+            raise ValueError(f"rare: {content['rare']!r}; it must be a number of words")
+        for tag in content["tags"]:
+            split_tag(tag)
+        return cls(**content)
 
     @cached_property
     def word_ids(self) -> dict[str, int]:

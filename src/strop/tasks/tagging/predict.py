@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from strop.data.schemes import Scheme
+from strop.tasks.options import check_files
 from strop.tasks.tagging.encoding import Vocabularies
 from strop.tasks.tagging.model import Tagger
 from strop.tasks.tagging.presets import Preset
@@ -43,6 +44,7 @@ def load_tagger(folder: Path, device: torch.device | str = "cpu") -> tuple[Tagge
     trained = read_trained(folder)
     if trained.identity.get("task") != "tagging":
         raise RunFolderError(f"{folder}: not a run of strop train ner")
+    check_files(folder)
     file = folder / VOCABULARIES
     try:
         vocabularies = Vocabularies.from_json(file.read_text(encoding="utf-8"))

@@ -12,6 +12,7 @@ from strop.data.parallel import encode
 from strop.data.text import Vocabulary, decode_lines
 from strop.limits import check_sizes, use_threads
 from strop.tasks.command import find_device
+from strop.tasks.options import check_files
 from strop.tasks.translation import decoding
 from strop.tasks.translation.decoding import check_search
 from strop.tasks.translation.model import TranslationModel
@@ -60,6 +61,7 @@ class Translator:
         identity = trained.identity
         if identity.get("task") != "translation":
             raise RunFolderError(f"{run}: a run of another task ({identity.get('task')}), not of train nmt")
+        check_files(run)
         self.source, self.target = (Vocabulary.read(run / name) for name in (SOURCE, TARGET))
         preset = identity["preset"]
         self.model = TranslationModel(
