@@ -105,7 +105,9 @@ def test_a_commands_help_teaches(capsys):
         (["train", "lm", "--init", "inf"], "init: inf; it must be a number"),
         (["train", "lm", "--init", "1e39", "--preset", "awd-lstm"], "init: 1e+39; it must be a number"),
         (["train", "lm", "--layers", "100000000"], "layers: 100000000; at most 1,000"),
-        (["train", "lm", "--units", str(10**20)], f"units: {10**20}; at most 2,147,483,647"),
+        (["train", "lm", "--units", str(10**20)], f"units: {10**20}; at most 100,000"),
+        (["train", "lm", "--batch", str(10**20)], f"batch: {10**20}; at most 2,147,483,647"),
+        (["advise", "--hidden-size", "1000000000"], "hidden_size: 1000000000; at most 100,000"),
         (["train", "lm", "--seed", str(10**20)], f"seed: {10**20}; at most 9,223,372,036,854,775,807"),
         (["train", "lm", "--threads", str(10**13)], f"threads: {10**13}; at most 1,024"),
         (["train", "lm", "--device", "meta"], "device: 'meta' cannot be used here"),
@@ -142,8 +144,9 @@ def test_what_no_memory_holds_is_one_clear_line(shape, monkeypatch, capsys):
     assert error.startswith("strop: not enough memory; smaller sizes")
 
 
-def test_sizes_without_a_number_of_bytes_are_one_clear_line(capsys):
-    assert cli.main(["advise", "--input-size", "2000000000", "--batch", "2000000000"]) == 2
+def test_sizes_that_no_memory_holds_are_one_clear_line(capsys):
+    # More than an address can name.
+    assert cli.main(["advise", "--input-size", "100000", "--batch", "2000000000"]) == 2
     assert "not enough memory" in capsys.readouterr().err.splitlines()[-1]
 
 

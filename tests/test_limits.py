@@ -11,19 +11,20 @@ class Settings:
     seed: int = 0
     layers: int | None = 2
     units: int = 8
+    batch: int = 8
     rate: float = 1.0
     name: str = "x"
 
 
 @pytest.mark.parametrize(
-    "possible", [{"seed": 2**63 - 1}, {"seed": -1}, {"layers": 1000}, {"layers": None}, {"units": 2**31 - 1}]
+    "possible", [{"seed": 2**63 - 1}, {"seed": -1}, {"layers": 1000}, {"layers": None}, {"batch": 2**31 - 1}]
 )
 def test_what_is_possible_passes(possible):
     check_numbers(Settings(**possible))
 
 
 @pytest.mark.parametrize(
-    "absurd", [{"seed": 2**63}, {"seed": -(2**63)}, {"layers": 1001}, {"units": 2**31}, {"units": -(2**31)}]
+    "absurd", [{"seed": 2**63}, {"seed": -(2**63)}, {"layers": 1001}, {"batch": 2**31}, {"units": 100_001}]
 )
 def test_what_is_out_of_proportion_is_named(absurd):
     (name, value), *_ = absurd.items()

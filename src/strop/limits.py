@@ -8,7 +8,10 @@ import torch
 
 #: Hypotheses side by side, at most: more would be looking at everything.
 WIDEST_BEAM = 10_000
+_WIDEST_LAYER = 100_000  # its recurrent weights take 160 GB
 _MOST = {
+    **dict.fromkeys(("units", "embedding", "input_size", "hidden_size"), _WIDEST_LAYER),
+    **dict.fromkeys(("word_units", "char_units", "char_filters"), _WIDEST_LAYER),
     "seed": 2**63 - 1,  # what torch's generators take
     "threads": 1024,
     "layers": 1000,
