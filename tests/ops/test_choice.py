@@ -63,6 +63,8 @@ def test_errors_that_are_not_a_launchs_are_not_swallowed(monkeypatch, device, er
     assert choice.fastest(("key",), what, named("a", "c"), device, "c") == "a"
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_forked_process_need_not_wait_for_a_measurement_of_its_parent():
     with choice._lock:
         child = os.fork()
