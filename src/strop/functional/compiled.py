@@ -143,7 +143,6 @@ def recurrence_backward(
     grads: tuple[Tensor, ...] = tuple(x.new_empty(0) for _ in range(5))
     if need_weights:
         dw_ih, dw_hh, db_ih, db_hh, *dw_hr = backend.weight_grad(layer, x, y, h0, dgates, *masks)
-        db_hh = db_hh.clone() if db_hh is db_ih else db_hh
         grads = (dw_ih, dw_hh, db_ih, db_hh, *(dw_hr or (x.new_empty(0),)))
     return _or_empty(x, dx), dh0, _or_empty(x, dc0), *grads  # pyright: ignore[reportReturnType]
 

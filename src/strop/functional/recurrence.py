@@ -71,14 +71,14 @@ class _Recurrence(torch.autograd.Function):
         masks = (ctx.input_keep, ctx.recurrent_keep, recurrent_mask)
         dy, dh, dc = (None if grad is None else grad.contiguous() for grad in (*grad_outputs, None)[:3])
         dx = dh0 = dc0 = None
-        dweights: tuple[Tensor | None, ...] = ()
+        dweights: tuple[Tensor, ...] = ()
         if dy is not None or dh is not None or dc is not None:
             with torch.no_grad(), without_autocast(x):
                 dgates, dx, dh0, dc0 = ctx.backend.backward(
                     ctx.layer, dy, dh, dc, x, y, h0, c0, w_ih, w_hh, saved, *masks, need_x, *projection
                 )
                 if any(need_weights):
-                    dweights = _apart(ctx.backend.weight_grad(ctx.layer, x, y, h0, dgates, *masks))
+                    dweights = ctx.backend.weight_grad(ctx.layer, x, y, h0, dgates, *masks)
         wanted = zip_longest(dweights, need_weights)
         grads = (
             dx,
@@ -87,12 +87,6 @@ class _Recurrence(torch.autograd.Function):
             *(grad if need else None for grad, need in wanted),
         )
         return None, *once(_name(ctx.layer.cell), grads), None, None, None
-
-
-def _apart(dweights: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
-    """The gradients, those of both biases in memory of their own: somebody may scale one of them in place."""
-    dw_ih, dw_hh, db_ih, db_hh, *rest = dweights
-    return dw_ih, dw_hh, db_ih, db_hh.clone() if db_hh is not None and db_hh is db_ih else db_hh, *rest
 
 
 def _name(cell: Cell) -> str:

@@ -178,7 +178,7 @@ def weight_grad(
         db_ih,
         db_hh,
     )
-    return dw_ih, dw_hh, db_ih, db_ih if db_hh is None else db_hh, *projection_grad(of_projection)
+    return dw_ih, dw_hh, db_ih, db_ih.clone() if db_hh is None else db_hh, *projection_grad(of_projection)
 
 
 def evaluate(

@@ -212,7 +212,10 @@ def weight_grad(
     recurrent_keep: Keep | None,
     recurrent_mask: Tensor | None,
 ) -> tuple[Tensor, ...]:
-    """WG: gradients of w_ih, w_hh, b_ih and b_hh, and of w_hr if there is one."""
+    """WG: gradients of w_ih, w_hh, b_ih and b_hh, and of w_hr if there is one.
+
+    Each is in memory of its own: somebody may scale one of them in place.
+    """
     rows, (of_input, of_hidden, *of_projection) = Rows(layer, x), dgates
     ys = y.reshape(len(rows), -1)
     states = torch.empty_like(ys)

@@ -333,5 +333,5 @@ def weight_grad(
     )
     flat = drop(x.reshape(sequence.rows, -1), input_keep, sequence.batch, sequence.offsets)
     db_ih = of_input.sum(0)
-    db_hh = db_ih if of_hidden is of_input else of_hidden.sum(0)
+    db_hh = db_ih.clone() if of_hidden is of_input else of_hidden.sum(0)
     return of_input.mT @ flat, of_hidden.mT @ entering, db_ih, db_hh
