@@ -1,6 +1,5 @@
 """Windows of varying length for truncated back-propagation through time, as in Merity et al. (2017)."""
 
-import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from strop.data.text import DataError
+from strop.seeds import seed_of
 
 _HALVED = 0.05  # of the windows
 
@@ -58,8 +58,7 @@ class VaryingWindows:
 
     def _draw(self, epoch: int) -> Sequence[int]:
         """Where the windows of an epoch begin, and where the last ends."""
-        digest = hashlib.sha256(f"strop windows {self._seed} {epoch}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        generator = torch.Generator().manual_seed(seed_of("windows", self._seed, epoch))
         least = max(1, self._steps // 14)
         usual = torch.full((self.count,), float(self._steps), dtype=torch.float64)
         halved = torch.rand(self.count, generator=generator) < _HALVED

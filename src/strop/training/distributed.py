@@ -5,7 +5,6 @@ owns its batch columns, hidden state and generators; gradients are averaged by D
 """
 
 import gc
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from strop.seeds import seed_of
 from strop.training.errors import RunError
 
 
@@ -72,8 +72,7 @@ class World:
 
 def stream_seed(seed: int, rank: int) -> int:
     """The seed of one process's dropout masks: another stream for every (seed, rank), always the same."""
-    digest = hashlib.sha256(f"strop dropout {seed} {rank}".encode()).digest()
-    return int.from_bytes(digest[:8], "little") >> 1
+    return seed_of("dropout", seed, rank)
 
 
 @contextmanager

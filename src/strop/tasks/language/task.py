@@ -1,7 +1,6 @@
 """Language modelling for the training loop: what a batch, the loss and a perplexity are."""
 
 import hashlib
-import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from strop.data.text import Corpus, batchify, windows
 from strop.tasks.language.awd import AwdModel
 from strop.tasks.language.model import LanguageModel
 from strop.tasks.language.presets import AwdPreset, Dropout, Preset
+from strop.tasks.metrics import perplexity_of
 from strop.training import EpochDecay, NtAsgd, Outcome, Schedule, World, tree
 
 # Words that a column of an evaluation reads before it counts: its state is then as good as one carried
@@ -100,7 +100,7 @@ class LanguageTask:
         return Outcome(loss, mean.detach(), y.numel(), tree.map_tensors(Tensor.detach, state))
 
     def summary(self, mean: float) -> dict[str, float]:
-        return {"perplexity": _exp(mean)}
+        return {"perplexity": perplexity_of(mean)}
 
     def evaluate(self, split: Literal["valid", "test"]) -> dict[str, float]:
         self.model.eval()
@@ -149,7 +149,7 @@ def perplexity(model: LanguageModel | AwdModel, ids: Tensor, columns: int = 20, 
         total += functional.cross_entropy(
             logits.flatten(0, 1), y[start:stop].flatten(), reduction="sum", ignore_index=_IGNORED
         )
-    return _exp(total.item() / targets)
+    return perplexity_of(total.item() / targets)
 
 
 def _with_context(ids: Tensor, columns: int, rows: int) -> tuple[Tensor, Tensor]:
@@ -160,10 +160,6 @@ def _with_context(ids: Tensor, columns: int, rows: int) -> tuple[Tensor, Tensor]
     x = ids[at.clamp(0, last)]
     y = torch.where(at < last, ids[(at + 1).clamp(0, last)], _IGNORED)
     return x, y
-
-
-def _exp(mean: float) -> float:
-    return math.inf if mean >= 700 else math.exp(mean)
 
 
 def _fingerprint(corpus: Corpus) -> str:

@@ -11,6 +11,7 @@ from torch import nn
 from strop.data.conll import TaggedCorpus
 from strop.data.schemes import Scheme, convert
 from strop.data.text import DataError
+from strop.seeds import seed_of
 from strop.tasks.tagging.conlleval import Evaluation, evaluate
 from strop.tasks.tagging.encoding import Batch, Vocabularies, bucketed
 from strop.tasks.tagging.model import Tagger
@@ -99,8 +100,7 @@ class TaggingTask:
         }
 
     def batches(self, epoch: int, start: int) -> Iterator[Batch]:
-        digest = hashlib.sha256(f"strop order {self._seed} {epoch}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        generator = torch.Generator().manual_seed(seed_of("order", self._seed, epoch))
         for numbers in bucketed(self._train.lengths, self._batch, generator)[start:]:
             yield self._train.batch(numbers[self._part], self._device)
 

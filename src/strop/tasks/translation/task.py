@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from strop.data.parallel import Batch, Pairs, ParallelCorpus, by_length, collate
 from strop.data.text import Vocabulary
+from strop.seeds import seed_of
 from strop.tasks.language.presets import Dropout
+from strop.tasks.metrics import perplexity_of
 from strop.tasks.translation.decoding import translate
 from strop.tasks.translation.model import TranslationModel
 from strop.tasks.translation.presets import Preset
@@ -73,8 +75,7 @@ class TranslationTask:
 
     def batches(self, epoch: int, start: int) -> Iterator[tuple[Batch, float]]:
         """This process's part of each batch, and how many sentences a process has of it on average."""
-        digest = hashlib.sha256(f"strop order {self._seed} {epoch}".encode()).digest()
-        seed = int.from_bytes(digest[:8], "little") >> 1
+        seed = seed_of("order", self._seed, epoch)
         rank, size = self._world.rank, self._world.size
         for numbers in by_length(self._corpus.train, self._preset.batch, seed)[start:]:
             yield collate(self._corpus.train, numbers[rank::size], self._device), len(numbers) / size
@@ -89,7 +90,7 @@ class TranslationTask:
         return Outcome(total / sentences, total.detach() / part.words, part.words)
 
     def summary(self, mean: float) -> dict[str, float]:
-        return {"perplexity": _exp(mean)}
+        return {"perplexity": perplexity_of(mean)}
 
     def evaluate(self, split: Literal["valid", "test"]) -> dict[str, float]:
         """Perplexity per word, END included, and BLEU."""
@@ -120,7 +121,7 @@ def perplexity(model: TranslationModel, pairs: Pairs) -> float:
         batch = collate(pairs, numbers, device)
         total += cross_entropy(model, batch).item()
         words += batch.words
-    return _exp(total / words)
+    return perplexity_of(total / words)
 
 
 def text(words: Vocabulary, ids: Sequence[int]) -> str:
@@ -132,10 +133,6 @@ def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> tuple[float, s
     metric = BLEU(tokenize="none", force=True)  # force: do not warn of tokenised text
     score = metric.corpus_score(list(hypotheses), [list(references)]).score
     return score, str(metric.get_signature())
-
-
-def _exp(mean: float) -> float:
-    return math.inf if mean >= 700 else math.exp(mean)
 
 
 def _fingerprint(corpus: ParallelCorpus) -> str:
