@@ -52,7 +52,8 @@ GPU_OUT ?= gpu.csv
 gpu:
 	@start=$$(date +%s); \
 	if $(PYTHON) -c 'import pytest, pytest_timeout, hypothesis' 2>/dev/null; then \
-	  PYTHONPATH=src timeout 150 $(PYTHON) -m pytest -q tests/ops/test_triton_*.py; status=$$?; \
+	  training=$$($(PYTHON) -c 'import safetensors' 2>/dev/null && echo tests/training/test_captured.py); \
+	  PYTHONPATH=src timeout 150 $(PYTHON) -m pytest -q $$training tests/ops/test_triton_*.py; status=$$?; \
 	  if [ $$status = 124 ]; then echo "gpu: the tests were cut off after 150 seconds"; \
 	  elif [ $$status != 0 ]; then exit $$status; fi; \
 	fi; \

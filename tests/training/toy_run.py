@@ -36,7 +36,7 @@ class Model(nn.Module):
 
 class ToyTask:
     steps_per_epoch = 12
-    metric, goal, items = "loss", "min", "words"
+    metric, goal, items, capturable = "loss", "min", "words", False
 
     def __init__(
         self, dropout=0.3, say_steps=False, spoil_at=-1, rate=0.01, world=None, signal_at=-1, hold=None

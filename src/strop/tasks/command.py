@@ -76,6 +76,7 @@ class Session:
             checkpoint_seconds=options.checkpoint_seconds,
             patience=options.patience,
             resume=options.resume,
+            capture=options.capture,
             tensorboard=options.tensorboard,
             description=with_digests(options.describe(), files or {}),
             files=files or {},

@@ -36,6 +36,8 @@ class TrainOptions:
         threads: CPU threads, if not torch's choice.
         evaluations: Looks at the valid data per epoch.
         checkpoint_seconds: Time between checkpoints, beside those at the end of every epoch.
+        capture: On a GPU, record a step's work as a CUDA graph where the task allows it: faster, and the
+            same but for rounding.
         tensorboard: Write TensorBoard events.
     """
 
@@ -51,6 +53,7 @@ class TrainOptions:
     threads: int | None = None
     evaluations: int = 1
     checkpoint_seconds: float = 60.0
+    capture: bool = True
     tensorboard: bool = True
 
     @property

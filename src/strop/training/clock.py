@@ -8,6 +8,8 @@ from typing import Any
 import torch
 
 PHASES: tuple[str, ...] = ("data", "forward", "backward", "optimiser")
+GRAPH: tuple[str, ...] = ("data", "graph")
+"""The phases of a step that is captured, and has no others to be told apart."""
 
 
 class StepClock:
@@ -18,8 +20,8 @@ class StepClock:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.seconds = dict.fromkeys(PHASES, 0.0)
-        self._samples = {phase: array("d") for phase in PHASES}
+        self.seconds: dict[str, float] = {}
+        self._samples: dict[str, array[float]] = {}
         self._earlier_ms: dict[str, float] = {}
         self._on_device = device.type == "cuda"
         self._last: Any = 0.0  # a time, or an event
@@ -51,16 +53,18 @@ class StepClock:
 
     def go_on_from(self, seconds: Mapping[str, float], medians_ms: Mapping[str, float]) -> None:
         """Counts on from the `seconds` of an earlier part of the run; its medians until a step is made."""
-        self.seconds = {phase: seconds[phase] for phase in PHASES}
+        self.seconds = dict(seconds)
         self._earlier_ms = dict(medians_ms)
 
     def medians_ms(self) -> dict[str, float]:
         """Median milliseconds of each phase and of a whole `step`, over the steps of the latest process."""
-        if not self._samples[PHASES[-1]]:
+        phases = GRAPH if GRAPH[-1] in self._samples else PHASES
+        if phases[-1] not in self._samples:
             return self._earlier_ms
-        table = torch.tensor([list(self._samples[phase]) for phase in PHASES], dtype=torch.float64)
+        steps = len(self._samples[phases[-1]])
+        table = torch.tensor([list(self._samples[phase][-steps:]) for phase in phases], dtype=torch.float64)
         medians = table.median(1).values.mul(1e3).tolist()
-        return {**dict(zip(PHASES, medians, strict=True)), "step": table.sum(0).median().item() * 1e3}
+        return {**dict(zip(phases, medians, strict=True)), "step": table.sum(0).median().item() * 1e3}
 
     def _now(self) -> Any:
         if not self._on_device:
@@ -70,5 +74,5 @@ class StepClock:
         return event
 
     def _add(self, phase: str, seconds: float) -> None:
-        self.seconds[phase] += seconds
-        self._samples[phase].append(seconds)
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
+        self._samples.setdefault(phase, array("d")).append(seconds)

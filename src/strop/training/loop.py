@@ -20,19 +20,20 @@ from strop.ops import choice
 from strop.training import generators, tree
 from strop.training.averaging import NtAsgd
 from strop.training.best import Best
+from strop.training.captured import CapturedSteps, recorder_for
 from strop.training.checkpoint import Checkpoint, CheckpointStore
 from strop.training.clock import StepClock
 from strop.training.curves import CurveWriter
 from strop.training.distributed import World, stream_seed
 from strop.training.errors import CheckpointError, InterruptedRunError, NonFiniteError, RunError
 from strop.training.folder import RunFolder
-from strop.training.gradients import clipped_step, gradient_norm
 from strop.training.identity import expect_same
 from strop.training.memory import reuse_freed_pages
 from strop.training.progress import Progress, Silent, Status, describe
 from strop.training.run import LoopOptions, Result
 from strop.training.schedule import evaluation_steps
 from strop.training.signals import StopNow, StopSignal
+from strop.training.step import Made, Step
 from strop.training.task import Task
 
 # Steps between looks at the losses on a device that the host would have to wait for.
@@ -64,9 +65,11 @@ class _Run:
         self.step = self.evaluated = self.items = 0
         self.best = Best(f"valid_{task.metric}", task.goal)
         self.carry: Any = None
+        self.make_step: Step | None = None
+        self.captured: CapturedSteps | None = None
         self.curve: CurveWriter | None = None
         self.batches: Iterator[Any] = iter(())
-        self.unchecked: list[tuple[int, Tensor, Tensor, int]] = []
+        self.unchecked: list[tuple[int, Tensor, int]] = []
         self.loss_sum = self.loss_items = 0.0
         self.recent = 0.0
         self.saved_step = -1
@@ -90,7 +93,7 @@ class _Run:
                         self.curve.close()
             finally:
                 # A traceback may keep this object; a data-parallel wrapper must go before its process group.
-                self.model = self.task.model
+                self.make_step = self.captured = None
                 if self.folder is not None:
                     self.folder.close()
 
@@ -117,7 +120,12 @@ class _Run:
             generators.seed_all(stream_seed(self.options.seed, self.world.rank))
         else:
             self._restore(path)
-        self.model = self.world.wrap(self.task.model)
+        model = self.world.wrap(self.task.model)
+        self.make_step = Step(self.task, model, self.parameters, self.options.clip)
+        may_capture = self.options.capture and self.task.capturable and self.world.size == 1
+        recorder = recorder_for(self.device) if may_capture else None
+        if recorder is not None:
+            self.captured = CapturedSteps(self.make_step, recorder)
         if self.folder is not None:
             if path is not None:
                 self.folder.checkpoints.keep_only(path, self.best.step)
@@ -199,28 +207,29 @@ class _Run:
         return divmod(self.step, self.task.steps_per_epoch)
 
     def _train_step(self, epoch: int) -> None:
-        task, optimizer = self.task, self.task.optimizer
-        factor = task.schedule(epoch, self.step)
+        assert self.make_step is not None
+        optimizer = self.task.optimizer
+        factor = self.task.schedule(epoch, self.step)
         for group, rate in zip(optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
         self.clock.start()
         batch = next(self.batches)
         self.clock.lap("data")
-        outcome = task.loss(self.model, batch, self.carry)
-        self.clock.lap("forward")
-        optimizer.zero_grad()
-        outcome.loss.backward()
-        self.clock.lap("backward")
-        norm = gradient_norm(self.parameters)
-        self.unchecked.append((self.step, outcome.mean, norm, outcome.items))
-        if self.device.type == "cpu" or len(self.unchecked) >= _CHECK_EVERY:
-            self._check()
-        clipped_step(optimizer, self.parameters, norm, self.options.clip)
-        self.clock.lap("optimiser")
-        self.carry = outcome.carry
+        if self.captured is None:
+            made = self.make_step(batch, self.carry, self.clock.lap, self._note)
+        else:
+            made = self.captured(batch, self.carry, [group["lr"] for group in optimizer.param_groups])
+            self.clock.lap("graph")
+            self._note(made)
+        self.carry = made.carry
         self.step += 1
         if self.progress.due():
             self.progress.show(self._status())
+
+    def _note(self, made: Made) -> None:
+        self.unchecked.append((self.step, made.judged, made.items))
+        if self.device.type == "cpu" or len(self.unchecked) >= _CHECK_EVERY:
+            self._check()
 
     def _check(self) -> None:
         """Looks at the losses since the last look, and agrees with the other processes on what to do.
@@ -229,9 +238,7 @@ class _Run:
         """
         if not self.unchecked:
             return
-        pairs = torch.stack(
-            [torch.stack([mean, norm]).double() for _, mean, norm, _ in self.unchecked]
-        ).tolist()
+        pairs = torch.stack([judged for _, judged, _ in self.unchecked]).tolist()
         bad = next((i for i, pair in enumerate(pairs) if not all(map(math.isfinite, pair))), None)
         due = time.monotonic() - self.last_save >= self.options.checkpoint_seconds
         counts = [items for *_, items in self.unchecked]

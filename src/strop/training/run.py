@@ -19,6 +19,7 @@ class LoopOptions:
         checkpoint_seconds: time between checkpoints, beside those at the end of epochs.
         patience: evaluations in a row without a better metric that end the run; None for no such end.
         resume: go on with the run in `out`, or begin if it never got to a checkpoint.
+        capture: on a GPU, record a step as a CUDA graph, where the task is `capturable` and trains alone.
         tensorboard, plot: write events; draw the metric's curve as PNG.
         description: JSON kept in `out/run.json`, beside what is measured.
         files: texts kept in `out`, by file name: what the trained model cannot be used without.
@@ -33,6 +34,7 @@ class LoopOptions:
     checkpoint_seconds: float = 60.0
     patience: int | None = None
     resume: bool = False
+    capture: bool = True
     tensorboard: bool = True
     plot: bool = True
     description: Mapping[str, Any] = field(default_factory=dict)
@@ -57,6 +59,7 @@ class LoopSettings(TypedDict, total=False):
     checkpoint_seconds: float
     patience: int | None
     resume: bool
+    capture: bool
     tensorboard: bool
 
 
@@ -69,7 +72,7 @@ class Result:
         best: step, epoch and metrics of the best weights.
         test: metrics of the best weights on the test split.
         train_seconds: time spent training, evaluations and checkpoints excluded.
-        phase_seconds: its parts: data, forward, backward, optimiser.
+        phase_seconds: its parts: data, forward, backward, optimiser; of captured steps data and graph.
         phase_ms: medians over the steps of the latest process that made any, the whole `step` included.
         items_per_second: throughput over `train_seconds`.
         metric, goal, items: the task's.

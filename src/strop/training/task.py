@@ -39,6 +39,8 @@ class Task(Protocol):
         generators: the task's own random generators by name, beside the global ones.
         metric, goal: the validation metric that picks the best weights, and which way is better.
         items: what `Outcome.items` counts, in the plural.
+        capturable: whether most batches have one shape, and `loss` and the optimiser neither wait for the
+            device nor depend on what the host knows: on a GPU their work can then be a CUDA graph.
     """
 
     # Properties, so that a task may declare its attributes by narrower types.
@@ -60,6 +62,8 @@ class Task(Protocol):
     def goal(self) -> Literal["min", "max"]: ...
     @property
     def items(self) -> str: ...
+    @property
+    def capturable(self) -> bool: ...
 
     def batches(self, epoch: int, start: int) -> Iterator[Any]:
         """The epoch's batches from number `start` on, the same at every call."""

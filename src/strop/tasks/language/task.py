@@ -69,7 +69,8 @@ class LanguageTask:
             varying = VaryingWindows(columns, preset.steps, seed)
             self._window = varying.window
             self.schedule, self.steps_per_epoch = varying.rate, len(varying)
-        self._summed = isinstance(preset, Preset)
+        # Windows of varying length, and averages that begin when the host says so, cannot be recorded.
+        self._summed = self.capturable = isinstance(preset, Preset)
         self._columns = columns.shape[1]
         self._held_out = {"valid": corpus.valid.to(device), "test": corpus.test.to(device)}
         self.identity: dict[str, Any] = {

@@ -54,6 +54,7 @@ class TaggingTask:
     metric = "f1"
     goal: Literal["min", "max"] = "max"
     items = "words"
+    capturable = False  # batches of many shapes
 
     def __init__(
         self,

@@ -35,6 +35,7 @@ class TranslationTask:
     metric = "perplexity"
     goal: Literal["min", "max"] = "min"
     items = "words"
+    capturable = False  # batches of many shapes
 
     def __init__(
         self,
