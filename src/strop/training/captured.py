@@ -66,9 +66,8 @@ class _Memory(NamedTuple):
 
     @classmethod
     def like(cls, batch: Any, carry: Any) -> "_Memory":
-        device = tree.tensors(batch)[0].device
-        copies = (tree.map_tensors(torch.clone, each) for each in (batch, carry))
-        return cls(*copies, torch.zeros(2, dtype=torch.float64, device=device))
+        judged = torch.zeros(2, dtype=torch.float64, device=tree.tensors(batch)[0].device)
+        return cls(tree.map_tensors(torch.clone, batch), tree.map_tensors(torch.clone, carry), judged)
 
 
 class CapturedSteps:
