@@ -99,6 +99,7 @@ def test_a_commands_help_teaches(capsys):
         (["train"], "incomplete command: strop train"),
         (["train", "lm", "--data", "/nowhere"], "/nowhere: no such folder"),
         (["train", "lm", "--p", "1.5"], r"p: 1.5; it must be in [0, 1)"),
+        (["train", "lm", "--decay", "0.5"], "decay: 0.5; it must be at least 1"),
         (["train", "lm", "--threads", "0"], "threads: 0"),
         (["train", "lm", "--device", "abacus"], "device: 'abacus'"),
         (["train", "lm", "--resume", "--out", "/nowhere/run"], "/nowhere/run: no run there"),

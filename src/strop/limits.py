@@ -1,6 +1,8 @@
 """What numbers the commands take: checks that name the option, its value and what is allowed."""
 
 import math
+import os
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -30,13 +32,34 @@ def check_sizes(settings: Any) -> None:
             raise ValueError(f"{field.name}: {value}; at most {most:,} is possible")
 
 
-def check_numbers(settings: Any) -> None:
-    """As `check_sizes`; and refuses numbers of a dataclass that float32 cannot hold. Raises ValueError."""
+def check_ranges(
+    settings: Any,
+    *,
+    shares: Collection[str],
+    positive: Collection[str] = ("rate", "decay", "clip"),
+    least: Mapping[str, int] | None = None,
+) -> None:
+    """As `check_sizes`; and refuses numbers of a dataclass out of their range. Raises ValueError.
+
+    Args:
+        shares: fields in [0, 1).
+        positive: fields that are more than 0.
+        least: of other fields, where that is not 1 of an integer and 0 of a float.
+    """
     check_sizes(settings)
     for field in fields(settings):
-        value = getattr(settings, field.name)
-        if isinstance(value, float) and not abs(value) <= _LARGEST:
-            raise ValueError(f"{field.name}: {value}; it must be a number of at most {_LARGEST:g}")
+        name, value = field.name, getattr(settings, field.name)
+        if not isinstance(value, int | float):
+            continue
+        if not abs(value) <= _LARGEST:
+            raise ValueError(f"{name}: {value}; it must be a number of at most {_LARGEST:g}")
+        lowest = (least or {}).get(name, 1 if field.type is int else 0)
+        if name in shares and not 0 <= value < 1:
+            raise ValueError(f"{name}: {value}; it must be in [0, 1)")
+        if not value >= lowest:
+            raise ValueError(f"{name}: {value}; it must be at least {lowest}")
+        if name in positive and not value > 0:
+            raise ValueError(f"{name}: {value}; it must be more than 0")
 
 
 def check_duration(name: str, value: float) -> None:
@@ -54,3 +77,16 @@ def use_threads(threads: int | None) -> None:
     if threads > (most := _MOST["threads"]):
         raise ValueError(f"threads: {threads}; at most {most:,} is possible")
     torch.set_num_threads(threads)
+
+
+def find_device(name: str) -> torch.device:
+    """The device of that name; of several processes each gets its own GPU. Raises ValueError."""
+    try:
+        device = torch.device(name)
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.zeros(1, device=device).item()  # it computes: `meta` does not
+    except (RuntimeError, AssertionError) as error:  # NotImplementedError is one
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"device: {name!r} cannot be used here ({reason}); cpu always can") from error
+    return device

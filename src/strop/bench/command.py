@@ -11,7 +11,7 @@ from strop.bench import machine, records
 from strop.bench.machine import Provenance
 from strop.bench.measure import Percentiles
 from strop.bench.records import Record
-from strop.limits import check_duration, check_sizes, use_threads
+from strop.limits import check_duration, check_sizes, find_device, use_threads
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def run(
         measure: one interleaved run or several, with records of `kind`.
         show: also gets notes on the circumstances.
     """
-    device = machine.device(options.device)
+    device = find_device(options.device)
     records.prepare(options.json, options.csv, kind)
     check_sizes(options)
     check_duration("seconds", options.seconds)

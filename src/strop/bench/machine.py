@@ -70,21 +70,6 @@ def load_note(before: float) -> list[str]:
     ]
 
 
-def device(name: str) -> torch.device:
-    """The device called `name`, if this torch can compute on it.
-
-    Raises:
-        ValueError: it cannot.
-    """
-    try:
-        found = torch.device(name)
-        torch.zeros(1, device=found).item()  # it computes: `meta` does not
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"device: {name!r} cannot be used here ({reason}); try cpu") from error
-    return found
-
-
 def cpu_model() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

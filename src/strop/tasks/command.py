@@ -26,7 +26,6 @@ and one line in `strop.cli`; a task's package offers `Options` and `run`. `--res
 What was trained is read back by `strop.training.read_trained(folder)`: best weights and task's identity.
 """
 
-import os
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ from pathlib import Path
 
 import torch
 
-from strop.limits import check_sizes, use_threads
+from strop.limits import check_sizes, find_device, use_threads
 from strop.tasks.options import TrainOptions, with_digests
 from strop.training import LoopOptions, Progress, Result, Silent, Task, World, for_stdout, train, world
 from strop.training.progress import describe
@@ -125,16 +124,3 @@ def _resume(command: str, folder: Path, processes: World) -> str:
     """What to type to go on with a run."""
     launcher = f"torchrun --standalone --nproc-per-node {processes.size} -m " if processes.size > 1 else ""
     return f"{launcher}strop {command} --out {shlex.quote(str(folder))} --resume"
-
-
-def find_device(name: str) -> torch.device:
-    """The device of that name; of several processes each gets its own GPU. Raises ValueError."""
-    try:
-        device = torch.device(name)
-        if device.type == "cuda" and device.index is None:
-            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.zeros(1, device=device).item()  # it computes: `meta` does not
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device: {name!r} cannot be used here ({reason}); cpu always can") from error
-    return device

@@ -13,9 +13,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from strop.ops import choice
 from strop.training import generators, tree
 from strop.training.averaging import NtAsgd
@@ -28,6 +25,7 @@ from strop.training.distributed import World, stream_seed
 from strop.training.errors import CheckpointError, InterruptedRunError, NonFiniteError, RunError
 from strop.training.folder import RunFolder
 from strop.training.identity import expect_same
+from strop.training.losses import Losses
 from strop.training.memory import reuse_freed_pages
 from strop.training.progress import Progress, Silent, Status, describe
 from strop.training.run import LoopOptions, Result
@@ -69,9 +67,7 @@ class _Run:
         self.captured: CapturedSteps | None = None
         self.curve: CurveWriter | None = None
         self.batches: Iterator[Any] = iter(())
-        self.unchecked: list[tuple[int, Tensor, int]] = []
-        self.loss_sum = self.loss_items = 0.0
-        self.recent = 0.0
+        self.losses = Losses()
         self.saved_step = -1
         self.stopping = self.save_soon = False
 
@@ -157,8 +153,8 @@ class _Run:
         self.evaluated, self.items = state["evaluated"], state["items"]
         self.best.row = dict(state["best"])
         self.best.waited = state.get("waited", 0)  # 0 in checkpoints older than early stopping
-        self.loss_sum, self.loss_items = state["loss"]
-        self.recent = state["recent"]
+        self.losses.total, self.losses.items = state["loss"]
+        self.losses.recent = state["recent"]
         # Checkpoints older than these medians have none.
         self.clock.go_on_from(state["seconds"], state.get("phase_ms", {}))
         if self.step > self.total_steps:
@@ -227,8 +223,8 @@ class _Run:
             self.progress.show(self._status())
 
     def _note(self, made: Made) -> None:
-        self.unchecked.append((self.step, made.judged, made.items))
-        if self.device.type == "cpu" or len(self.unchecked) >= _CHECK_EVERY:
+        self.losses.note(self.step, made)
+        if self.device.type == "cpu" or self.losses.unseen >= _CHECK_EVERY:
             self._check()
 
     def _check(self) -> None:
@@ -236,31 +232,19 @@ class _Run:
 
         Raises NonFiniteError, on a CPU before the step that would have spoilt the weights.
         """
-        if not self.unchecked:
+        if not self.losses.unseen:
             return
-        pairs = torch.stack([judged for _, judged, _ in self.unchecked]).tolist()
-        bad = next((i for i, pair in enumerate(pairs) if not all(map(math.isfinite, pair))), None)
+        seen = self.losses.look()
         due = time.monotonic() - self.last_save >= self.options.checkpoint_seconds
-        counts = [items for *_, items in self.unchecked]
-        loss = (
-            sum(mean * items for (mean, _), items in zip(pairs, counts, strict=True)) if bad is None else 0.0
-        )
-        said = [loss, sum(counts), bad is not None, self.signal.number is not None, due and self.world.leads]
-        loss, items, spoilt, stop, save = self.world.sum(said)
-        if bad is not None:
-            mean, norm = pairs[bad]
-            what = f"the loss is {mean:g} and the gradient norm {norm:g}"
-            raise NonFiniteError(self._spoilt(what, self.unchecked[bad][0]))
+        said = [seen.total, seen.items, seen.spoilt is not None, self.signal.number is not None]
+        total, items, spoilt, stop, save = self.world.sum([*said, due and self.world.leads])
+        if seen.spoilt is not None:
+            raise NonFiniteError(self._spoilt(*seen.spoilt))
         if spoilt:
             raise NonFiniteError(f"another process met a loss that is not finite by step {self.step}")
-        self.loss_sum += loss
-        self.loss_items += items
+        self.losses.count(total, items, max(0.02, seen.steps / (self.step + 1)))
         self.items += int(items)
-        now = loss / items
-        # The mean of the first steps, then a decaying one over about the last fifty.
-        self.recent += max(0.02, len(counts) / (self.step + 1)) * (now - self.recent)
         self.stopping, self.save_soon = bool(stop), bool(save)
-        self.unchecked.clear()
 
     def _evaluate(self) -> None:
         self._check()
@@ -279,7 +263,7 @@ class _Run:
         metrics = self.world.from_leader(metrics)
         if math.isnan(metrics[self.task.metric]):
             raise NonFiniteError(self._spoilt(f"the valid {self.task.metric} is nan"))
-        summary = self.task.summary(self.loss_sum / self.loss_items)
+        summary = self.task.summary(self.losses.mean())
         shown = {
             **{f"train_{name}": value for name, value in summary.items()},
             **{f"valid_{name}": value for name, value in metrics.items()},
@@ -292,7 +276,6 @@ class _Run:
             "rate": self.task.optimizer.param_groups[0]["lr"],
             **shown,
         }
-        self.loss_sum = self.loss_items = 0.0
         self.evaluated = self.step
         better = self.best.observe(row)
         if self.folder is not None and self.curve is not None:
@@ -316,8 +299,8 @@ class _Run:
                 "evaluated": self.evaluated,
                 "items": self.items,
                 "best": self.best.row,
-                "loss": [self.loss_sum, self.loss_items],
-                "recent": self.recent,
+                "loss": [self.losses.total, self.losses.items],
+                "recent": self.losses.recent,
                 "waited": self.best.waited,
                 "seconds": self.clock.seconds,
                 "phase_ms": self.clock.medians_ms(),
@@ -403,7 +386,7 @@ class _Run:
             steps=self.total_steps,
             epoch=self.step / self.task.steps_per_epoch,
             epochs=self.options.epochs,
-            metrics=self.task.summary(self.recent),
+            metrics=self.task.summary(self.losses.recent),
             items=self.task.items,
             items_per_second=self.items / max(self.clock.total(), 1e-9),
             seconds_left=took / done * (self.total_steps - self.step) if done else math.nan,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
-from strop.limits import check_numbers
+from strop.limits import check_ranges
 
 Dropout = Literal["nr-random", "nr-st", "nr-rh-st"]
 DROPOUTS: tuple[Dropout, ...] = get_args(Dropout)
@@ -49,7 +49,7 @@ class Preset:
     epochs: int
 
     def __post_init__(self) -> None:
-        _check(self, probabilities={"p"})
+        check_ranges(self, shares={"p"}, least={"decay_after": 0, "decay": 1})
 
     def describe(self) -> str:
         return f"p {self.p} · {self.layers} layers of {self.units} units"
@@ -99,23 +99,11 @@ class AwdPreset:
     epochs: int
 
     def __post_init__(self) -> None:
-        _check(self, {field.name for field in fields(self) if field.name.endswith("_dropout")})
+        check_ranges(self, shares=[field.name for field in fields(self) if field.name.endswith("_dropout")])
 
     def describe(self) -> str:
         sizes = [self.embedding, *[self.units] * (self.layers - 1), self.embedding]
         return f"sizes {' → '.join(map(str, sizes))}"
-
-
-def _check(preset: Preset | AwdPreset, probabilities: set[str]) -> None:
-    check_numbers(preset)
-    for field in fields(preset):
-        value = getattr(preset, field.name)
-        least = 1 if field.type is int and field.name != "decay_after" else 0
-        if not value >= least or (field.name in probabilities and not value < 1):
-            allowed = "in [0, 1)" if field.name in probabilities else f"at least {least}"
-            raise ValueError(f"{field.name}: {value}; it must be {allowed}")
-        if field.name in ("rate", "decay", "clip") and not value > 0:
-            raise ValueError(f"{field.name}: {value}; it must be more than 0")
 
 
 #: `zaremba-*`: Zaremba, Sutskever and Vinyals 2014, section 4.1, with what only their program says (the

@@ -1,10 +1,10 @@
 """Hyper-parameters of taggers."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from strop.data.schemes import SCHEMES, Scheme
-from strop.limits import check_numbers
+from strop.limits import check_ranges
 
 Dropout = Literal["nr-random", "nr-st", "nr-rh-st"]
 DROPOUTS: tuple[Dropout, ...] = get_args(Dropout)
@@ -51,19 +51,9 @@ class Preset:
     epochs: int
 
     def __post_init__(self) -> None:
-        check_numbers(self)
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name == "scheme":
-                if value not in SCHEMES:
-                    raise ValueError(f"scheme: {value!r}; it must be one of {', '.join(SCHEMES)}")
-            elif field.name in ("p", "output_p", "momentum"):
-                if not 0 <= value < 1:
-                    raise ValueError(f"{field.name}: {value}; it must be in [0, 1)")
-            elif not value >= (least := 1 if field.type is int else 0):
-                raise ValueError(f"{field.name}: {value}; it must be at least {least}")
-            elif field.name in ("rate", "clip") and not value > 0:
-                raise ValueError(f"{field.name}: {value}; it must be more than 0")
+        check_ranges(self, shares={"p", "output_p", "momentum"}, positive={"rate", "clip"})
+        if self.scheme not in SCHEMES:
+            raise ValueError(f"scheme: {self.scheme!r}; it must be one of {', '.join(SCHEMES)}")
         for name in ("char_units", "char_filters"):
             if getattr(self, name) % self.char_groups:
                 raise ValueError(

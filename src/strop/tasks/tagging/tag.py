@@ -9,7 +9,7 @@ from pathlib import Path
 from strop.data.conll import DOCUMENT, split_columns
 from strop.data.schemes import OUTSIDE, Scheme
 from strop.data.text import decode_lines
-from strop.tasks.command import find_device
+from strop.limits import find_device
 from strop.tasks.tagging.predict import load_tagger, predict
 
 # A sentence as rows of columns, a word in the first.

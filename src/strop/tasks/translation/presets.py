@@ -1,11 +1,11 @@
 """Hyper-parameters of translation models, and where the data sets of the presets are to be had."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from strop.data.text import DataError
-from strop.limits import check_numbers
+from strop.limits import check_ranges
 
 PresetName = Literal["luong", "multi30k", "iwslt15-en-vi", "iwslt14-de-en"]
 
@@ -48,15 +48,7 @@ class Preset:
     beam: int = 5
 
     def __post_init__(self) -> None:
-        check_numbers(self)
-        for field in fields(self):
-            value = getattr(self, field.name)
-            least = {"p": 0, "decay_after": 0, "init": 0}.get(field.name, 1 if field.type is int else 0)
-            if not value >= least or (field.name == "p" and not value < 1):
-                allowed = "in [0, 1)" if field.name == "p" else f"at least {least}"
-                raise ValueError(f"{field.name}: {value}; it must be {allowed}")
-            if field.name in ("rate", "decay", "clip") and not value > 0:
-                raise ValueError(f"{field.name}: {value}; it must be more than 0")
+        check_ranges(self, shares={"p"}, least={"decay_after": 0, "decay": 1})
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ import torch
 
 from strop.data.parallel import encode
 from strop.data.text import Vocabulary, decode_lines
-from strop.limits import check_sizes, use_threads
-from strop.tasks.command import find_device
+from strop.limits import check_sizes, find_device, use_threads
 from strop.tasks.options import check_files
 from strop.tasks.translation import decoding
 from strop.tasks.translation.decoding import check_search
