@@ -7,6 +7,7 @@ import os
 import pytest
 import torch
 
+from strop.functional import ways
 from strop.ops import choice
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -89,3 +90,27 @@ def test_a_graph_that_is_captured_takes_what_is_fastest_on_the_device_alone(monk
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     assert choice.fastest(("key",), what, named("a", "b"), CUDA, "b") == "a"
     assert choice.fastest(("unmet",), what, named("a", "b"), CUDA, "b") == "b"
+
+
+def test_backward_passes_are_measured_in_the_thread_that_holds_the_lock(monkeypatch):
+    """Autograd gives a GPU's to a thread of its own, which could choose nothing in a measurement."""
+    alone = []
+
+    class Layer(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, *grads):
+            alone.append(not torch._C._is_multithreading_enabled())
+            return grads[0]
+
+    def layer(x, flat):
+        return Layer.apply(x * flat[0]), None
+
+    monkeypatch.setattr(choice, "time_of", lambda once, device: choice.Times(*[float(once() is None)] * 2))
+    operands = torch.ones(3), [torch.ones(3)]
+    ways.fastest(("key",), what, {"a": layer, "b": layer}, *operands, "a")
+    assert alone == [True] * 4
+    assert torch._C._is_multithreading_enabled()

@@ -86,7 +86,10 @@ def fastest(
         with torch.set_grad_enabled(gradients):
             y, _ = way(leaves[0], leaves[1:])
             if backward:
-                torch.autograd.grad(y, leaves, torch.ones_like(y))
+                # Here: a GPU's own thread would wait for the lock that this one holds while it measures, for a
+                # layer's backward pass may have a way to choose, too.
+                with torch.autograd.set_multithreading_enabled(False):
+                    torch.autograd.grad(y, leaves, torch.ones_like(y))
 
     timed = {name: partial(call, way) for name, way in ways.items()}
     return choice.fastest(key, what, timed, x.device, unmeasured)
