@@ -25,6 +25,7 @@ from strop.bench.gpu_machine import Gpu, describe
 from strop.bench.measure import Percentiles
 from strop.bench.presets import LAYER_PRESETS, Layers, Preset
 from strop.bench.stack import build, inputs
+from strop.graphs import capturing
 from strop.ops import choice, dispatch
 
 PRECISIONS: dict[str, tuple[torch.dtype, str]] = {
@@ -235,7 +236,7 @@ def _captured(once: Callable[[], object]) -> Callable[[], object]:
         once()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with capturing(graph):
         kept = once()
 
     def replay() -> object:

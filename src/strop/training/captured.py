@@ -3,6 +3,9 @@
 The graph reads and writes memory that stays where it is: a batch and a carry are copied into it, a step's
 loss and norm out of it, and the host waits for nothing. It holds the rates that it was captured with, so
 other rates need another graph: once an epoch at most with the schedules that can be captured here.
+
+What is recorded was done right before. cuDNN's dropout looks at the generator when it is first called after
+that was set, as it is after an evaluation, and waits for it: no capture can hold that.
 """
 
 import logging
@@ -12,11 +15,12 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from strop.graphs import capturing
 from strop.training import tree
 from strop.training.step import Made
 
 _log = logging.getLogger("strop")
-# Steps before the first capture: kernels are compiled, ways chosen by measurement, workspaces allocated.
+# Steps up to the first capture: kernels are compiled, ways chosen by measurement, workspaces allocated.
 _EAGER = 3
 
 
@@ -52,7 +56,7 @@ class CudaRecorder:
 
     def record(self, work: Callable[[], object]) -> Callable[[], object]:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self._stream):
+        with capturing(graph, self._stream):
             work()
         return graph.replay
 
@@ -95,26 +99,29 @@ class CapturedSteps:
             self._memory = _Memory.like(batch, carry)
         memory = self._memory
         given, static = (tree.tensors(each) for each in ((batch, carry), memory[:2]))
-        if self._eager > 0:
-            self._eager -= 1
-        elif _shapes(given) == _shapes(static) and (replay := self._captured(memory, rates)):
+        if rates != self._rates:
+            self._replay = None  # its memory is free for the next
+        fits = _shapes(given) == _shapes(static)
+        if fits and self._replay is not None:
             for target, tensor in zip(static, given, strict=True):
                 if target is not tensor:
                     target.copy_(tensor)
-            replay()
+            self._replay()
             return Made(memory.judged.clone(), self._items, memory.carry)
-        return self._recorder.run(lambda: self._step(batch, carry))
+        made = self._recorder.run(lambda: self._step(batch, carry))
+        if fits:
+            self._eager -= 1
+            if self._eager <= 0 and not self._impossible:
+                self._record(memory, rates)
+        return made
 
-    def _captured(self, memory: _Memory, rates: Sequence[float]) -> Callable[[], object] | None:
-        """The graph for steps with these rates; None if it cannot be captured."""
-        if not self._impossible and (self._replay is None or rates != self._rates):
-            self._replay = None  # its memory is free for the next
-            try:
-                self._replay, self._rates = self._recorder.record(lambda: self._step_on(memory)), rates
-            except RuntimeError as error:
-                _log.warning("steps are not captured in a CUDA graph, which is slower: %s", error)
-                self._impossible = True
-        return self._replay
+    def _record(self, memory: _Memory, rates: Sequence[float]) -> None:
+        """Records steps with these rates, if they can be."""
+        try:
+            self._replay, self._rates = self._recorder.record(lambda: self._step_on(memory)), rates
+        except RuntimeError as error:
+            _log.warning("steps are not captured in a CUDA graph, which is slower: %s", error)
+            self._impossible = True
 
     def _step_on(self, memory: _Memory) -> None:
         made = self._step(memory.batch, memory.carry)
