@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import strop
+from strop.functional import operator
 from strop.ops import dispatch, selection
 from strop.ops.triton import launch
 
@@ -94,6 +96,21 @@ def test_layers_that_drop_their_inputs_alone_are_left_to_cudnn(kind, pattern, pa
     with dispatch.use("triton"):
         monkeypatch.setattr(dispatch, "recurrence", None)
         torch.testing.assert_close(results(), expected)
+
+
+@pytest.mark.skipif(not launch.interpreting, reason="needs Triton's interpreter")
+def test_cudnn_does_not_warn_of_layers_whose_memory_is_their_stacks(monkeypatch):
+    module, lstm, calls = strop.LSTM(5, 6, 2, input_dropout=0.4), operator.STACKS["LSTM"], []
+
+    def warning(*operands):
+        warnings.warn("RNN module weights are not part of single contiguous chunk of memory.", stacklevel=1)
+        calls.append(operands)
+        return lstm(*operands)
+
+    monkeypatch.setitem(operator.STACKS, "LSTM", warning)
+    with dispatch.use("triton"):
+        module(torch.randn(4, 3, 5))
+    assert len(calls) == 2
 
 
 @pytest.mark.skipif(not launch.interpreting, reason="needs Triton's interpreter")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -170,7 +171,10 @@ def _by_cudnn(
     def cudnn(x: Tensor, flat: Sequence[Tensor]) -> tuple[Tensor, States]:
         if input_mask is not None:
             x = times_mask(x, input_mask, Layer(cell, batch_sizes=batch_sizes))
-        return operator.stack(cell, x, states, flat, each, directions == 2, batch_sizes)
+        with warnings.catch_warnings():
+            # Of a stack's layers, which are one chunk of memory together: to copy one takes microseconds.
+            warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous")
+            return operator.stack(cell, x, states, flat, each, directions == 2, batch_sizes)
 
     def triton(x: Tensor, flat: Sequence[Tensor]) -> tuple[Tensor, list[States]]:
         masks = (input_mask,) * directions, (None,) * directions
