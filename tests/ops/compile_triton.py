@@ -17,6 +17,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from strop.ops.triton import columns, gathered, launch, steps_backward, steps_forward, tiles
+from strop.ops.triton.steps import ANY_SIZE
 
 FLOAT32 = {"partial", "carry"}
 INT32 = {"index", "count", "offsets", "arrived", "entered"}
@@ -62,8 +63,8 @@ def on_chip(cell: str, gates: int, hidden: int, dtype: str, precision: str, capa
 
 
 def build(kernel, dtype: str, capability: int, known: dict[str, object], ones: bool = False) -> None:
-    """``ones``: sizes are 1, which Triton takes for constants."""
-    known = known | (dict.fromkeys(INTS - {"first", "last", "mask_stride"}, 1) if ones else {})
+    """``ones``: sizes are 1, which Triton takes for constants where it is not told otherwise."""
+    known = known | (dict.fromkeys(INTS - {*ANY_SIZE, "mask_stride"}, 1) if ones else {})
     used = {name: known[name] for name in kernel.arg_names if name in known}
     signature = {}
     for name in kernel.arg_names:

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from strop.ops.triton import cells as cell
-from strop.ops.triton.steps import barrier, span
+from strop.ops.triton.steps import ANY_SIZE, barrier, span
 
 
 @triton.jit
@@ -192,7 +192,7 @@ def _product_tile(
     tl.store(target, dh, mask=live & inside[None, :])
 
 
-@triton.jit(do_not_specialize=["first", "last"])
+@triton.jit(do_not_specialize=ANY_SIZE)
 def backward(
     dy, dh_last, dc_last,
     gates,  # [N, G, H], after their nonlinearities

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from strop.ops.triton import cells as cell
-from strop.ops.triton.steps import barrier, span
+from strop.ops.triton.steps import ANY_SIZE, barrier, span
 
 
 @triton.jit
@@ -47,7 +47,7 @@ def _entering(
     return h
 
 
-@triton.jit(do_not_specialize=["first", "last"])
+@triton.jit(do_not_specialize=ANY_SIZE)
 def forward(
     gates,    # [N, G, H]: what the input adds, with biases; becomes the gates after their nonlinearities
     states,   # [N + B, H]: y, and h0 where the step before the first would be
