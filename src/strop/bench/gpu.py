@@ -7,6 +7,7 @@ on cuDNN. It needs torch and Triton alone, and runs from a checkout without an i
 from __future__ import annotations
 
 import csv
+import faulthandler
 import os
 import sys
 import traceback
@@ -36,6 +37,8 @@ PRECISIONS: dict[str, tuple[torch.dtype, str]] = {
 }
 _CUDNN = "cudnn"
 _OURS = ("nr-st", "nr-rh-st")
+# Not bfloat16: torch gives that to cuDNN from its version 9.13 on, and copies the weights at every call.
+_MEASURED = ("fp16", "tf32", "fp32")
 _INPUT_SETS, _REPLAYS = 3, 5
 _ROUNDS = 5  # at least
 _SECONDS, _SWEEP_SECONDS = 2.0, 0.5
@@ -95,6 +98,15 @@ class Point:
 
 def run(options: Options) -> int:
     """Checks, measures, writes and shows; the exit status."""
+    # A kernel that never ends would say nothing: where it is called is told, and the run ends.
+    faulthandler.dump_traceback_later(60 * options.minutes + 30, exit=True, file=sys.__stderr__)
+    try:
+        return _run(options)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _run(options: Options) -> int:
     start = perf_counter()
     device = torch.device(options.device)
     interpreted = device.type == "cpu"
@@ -160,7 +172,7 @@ def points(tiny: bool, precisions: Sequence[str]) -> list[Point]:
         ]
     layer = [
         Point("layer", preset, name, (_CUDNN, "eager", *_OURS), _SECONDS)
-        for name in ("bf16", "tf32", "fp32")
+        for name in _MEASURED
         for preset in LAYER_PRESETS.values()
     ]
     sizes = [(1024, 64, 0.5)]
@@ -174,7 +186,7 @@ def points(tiny: bool, precisions: Sequence[str]) -> list[Point]:
     ]
     return layer + [
         Point("sweep", preset, name, (_CUDNN, "nr-rh-st"), _SWEEP_SECONDS)
-        for name in ("bf16", "tf32", "fp32")
+        for name in _MEASURED
         for preset in swept
     ]
 
@@ -195,6 +207,8 @@ def measure(point: Point, device: torch.device, notes: list[str]) -> list[Row]:
         for impl in point.impls:
             with _noting(notes, point, impl):
                 model = _model(point.preset, impl).to(device, dtype)
+                if impl == _CUDNN and device.type == "cuda":
+                    _say_what_ran(model(sets[0][0]), point, notes)
                 passes = [_pass(model, x, grad, impl) for x, grad in sets]
                 passes[0]()  # compiles
                 runs[impl, "calls"] = _timed(passes, device, 1)
@@ -216,6 +230,13 @@ def _noting(notes: list[str], point: Point, impl: str) -> Iterator[None]:
         notes.append(
             f"failed: {impl} at {point.preset.name} {point.precision}: {type(error).__name__} {said}"
         )
+
+
+def _say_what_ran(y: Tensor, point: Point, notes: list[str]) -> None:
+    """Torch has an LSTM of its own for what it does not give to cuDNN."""
+    ran = y.grad_fn.name() if y.grad_fn is not None else ""
+    if not ran.startswith("Cudnn"):
+        notes.append(f"not cuDNN but torch's own LSTM at {point.preset.name} {point.precision}: {ran}")
 
 
 def _pass(model: nn.Module, x: Tensor, grad: Tensor, impl: str) -> Callable[[], object]:

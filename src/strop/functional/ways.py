@@ -86,8 +86,8 @@ def fastest(
         with torch.set_grad_enabled(gradients):
             y, _ = way(leaves[0], leaves[1:])
             if backward:
-                # Here: a GPU's own thread would wait for the lock that this one holds while it measures, for a
-                # layer's backward pass may have a way to choose, too.
+                # Here: a GPU's own thread would wait for the lock that this one holds while it measures, as
+                # soon as the backward pass of a layer has a way to choose, too.
                 with torch.autograd.set_multithreading_enabled(False):
                     torch.autograd.grad(y, leaves, torch.ones_like(y))
 
