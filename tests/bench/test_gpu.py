@@ -72,6 +72,14 @@ def test_what_fails_is_noted_and_the_rest_goes_on(monkeypatch, tmp_path, capsys)
     assert "cudnn" in out.read_text()
 
 
+def test_says_where_cudnn_did_not_run():
+    (point, _), notes = gpu.points(True, ["fp32"]), []
+    y, _ = torch.nn.LSTM(5, 7)(torch.zeros(2, 3, 5))
+    gpu._say_what_ran(y, point, notes)
+    assert len(notes) == 1
+    assert notes[0].startswith("not cuDNN but torch's own LSTM at tiny fp32: ")
+
+
 def test_stops_at_its_deadline_and_says_what_it_left_out(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(gpu_check, "faults", lambda *_: [])
     assert gpu.run(gpu.Options(tmp_path / "gpu.csv", device=DEVICE, tiny=True, minutes=0)) == 0

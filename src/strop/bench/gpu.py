@@ -98,8 +98,8 @@ class Point:
 
 def run(options: Options) -> int:
     """Checks, measures, writes and shows; the exit status."""
-    # A kernel that never ends would say nothing: where it is called is told, and the run ends.
-    faulthandler.dump_traceback_later(60 * options.minutes + 30, exit=True, file=sys.__stderr__)
+    # A kernel that never ends would say nothing: where it is called is told on stderr, and the run ends.
+    faulthandler.dump_traceback_later(60 * options.minutes + 30, exit=True, file=2)
     try:
         return _run(options)
     finally:
