@@ -99,7 +99,7 @@ class Point:
 def run(options: Options) -> int:
     """Checks, measures, writes and shows; the exit status."""
     # A kernel that never ends would say nothing: where it is called is told on stderr, and the run ends.
-    faulthandler.dump_traceback_later(60 * options.minutes + 30, exit=True, file=2)
+    faulthandler.dump_traceback_later(60 * options.minutes + 45, exit=True, file=2)
     try:
         return _run(options)
     finally:
@@ -133,9 +133,12 @@ def _run(options: Options) -> int:
             left = ", ".join(f"{each.preset.name} {each.precision}" for each in todo[number:])
             notes.append(f"left out after {options.minutes:g} minutes: {left}")
             break
-        rows += measure(point, device, notes)
+        measured = measure(point, device, notes)
+        rows += measured
         write(options.out, where, rows)
-        print(f"{number + 1} of {len(todo)}: {point.preset.name} {point.precision}", file=sys.stderr)
+        said = ", ".join(f"{row.impl} in {row.mode} {row.ms_p50:.3f} ms" for row in measured)
+        name = f"{number + 1} of {len(todo)}: {point.preset.name} {point.precision}"
+        print(f"{name}: {said}", file=sys.stderr, flush=True)  # a run that is cut off has no table
     if chosen := choice.choices():
         print("What was taken, and why:", *chosen, sep="\n  ")
     show(rows, notes)
