@@ -93,6 +93,9 @@ def run(options: TrainOptions, title: str, body: Callable[[Session], Result]) ->
     device = find_device(options.device)
     check_sizes(options)
     use_threads(options.threads)
+    if device.type == "cuda":
+        # As cuDNN's layers by default: else those of the baseline alone would run on tensor cores.
+        torch.set_float32_matmul_precision("high")
     with world() as processes:
         progress = for_stdout(title) if processes.leads else Silent()
         try:
