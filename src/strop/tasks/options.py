@@ -32,7 +32,8 @@ class TrainOptions:
             goes on.
         patience: Looks at the valid data in a row without a better result that end the training early.
         seed: Of the initial weights, of the order of the data and of the dropout masks.
-        device: Where to train, e.g. cpu or cuda. On a GPU float32 is multiplied in tf32, as torch's LSTM does.
+        device: Where to train, e.g. cpu or cuda. On a GPU float32 is multiplied in tf32, as torch's LSTM
+            does.
         threads: CPU threads, if not torch's choice.
         evaluations: Looks at the valid data per epoch.
         checkpoint_seconds: Time between checkpoints, beside those at the end of every epoch.
