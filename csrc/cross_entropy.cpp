@@ -20,6 +20,7 @@ struct Classes {
 
 }  // namespace
 
+template <typename T>
 void linear_cross_entropy(const CrossEntropy& a, const float* x, const float* weight, const float* bias, float* loss,
                           float* exponentials, float* factors) {
   Arena arena;
@@ -27,9 +28,11 @@ void linear_cross_entropy(const CrossEntropy& a, const float* x, const float* we
   const Panels panels(1, outputs);
   const int64_t rows = steps * batch;
   const Keep& keep = a.keep;
-  float* packed_x = arena.floats(steps * keep.width * batch);
-  pack_columns(x, {steps, batch}, inputs, keep, packed_x);
-  float* packed_w = arena.floats(threads() * panel_size(inputs));
+  const Steps all{steps, batch};
+  const ForwardPlace<T> place{keep.width};
+  T* packed_x = arena.many<T>(place.total(all));
+  pack_columns(x, all, inputs, keep, place, packed_x);
+  T* packed_w = arena.many<T>(threads() * panel_size(inputs));
   float* scratch = exponentials == nullptr ? arena.floats(threads() * batch * kPanel) : nullptr;
   float* largest = factors == nullptr ? arena.floats(panels.count * rows) : factors;
   float* sums = arena.floats(panels.count * rows);
@@ -38,21 +41,21 @@ void linear_cross_entropy(const CrossEntropy& a, const float* x, const float* we
 
   const int64_t operations = 2 * steps * keep.width * kPanel * batch;
   parallel(panels.count, grain(panels.count, 1, operations), [&](int64_t thread, int64_t begin, int64_t end) {
-    float* panel = packed_w + thread * panel_size(inputs);
+    T* panel = packed_w + thread * panel_size(inputs);
     for (int64_t p = begin; p < end; ++p) {
       const Classes classes(p, outputs);
       float start[kPanel];  // lanes without a class have no part in the softmax
       std::fill_n(start, kPanel, -std::numeric_limits<float>::infinity());
       if (bias != nullptr) std::copy_n(bias + classes.first, classes.valid, start);
       if (bias == nullptr) std::fill_n(start, classes.valid, 0.0f);
-      kernels().pack(weight, inputs, panels.rows(p), inputs, panel, kPanel);
+      products<T>().pack(weight, inputs, panels.rows(p), inputs, panel, kPanel);
       for (int64_t t = 0; t < steps; ++t) {
         const int64_t row = t * batch;
         float* logits = exponentials == nullptr ? scratch + thread * batch * kPanel
                                                 : exponentials + (p * rows + row) * kPanel;
         for (int64_t b = 0; b < batch; ++b) std::copy_n(start, kPanel, logits + b * kPanel);
-        kernels().forward(packed_x + t * keep.width * batch, batch, keep.row(t), keep.kept(t), panel, batch, logits,
-                          nullptr);
+        products<T>().forward(packed_x + place.at(all, t), batch, keep.row(t), 0, keep.kept(t), panel, batch, logits,
+                              nullptr);
         for (int64_t b = 0; b < batch; ++b) {
           const int64_t place = classes.place(a.target[row + b]);
           if (place >= 0) of_target[row + b] = logits[b * kPanel + place];
@@ -91,22 +94,25 @@ void linear_cross_entropy(const CrossEntropy& a, const float* x, const float* we
   });
 }
 
+template <typename T>
 void linear_cross_entropy_grad(const CrossEntropy& a, const float* exponentials, const float* factors,
                                const float* dloss, const float* x, const float* weight, float* dx, float* dw, float* db) {
   Arena arena;
   const auto [steps, batch, inputs, outputs] = a.size;
   const Panels panels(1, outputs);
   const int64_t rows = steps * batch, most = std::min(kSlice, panels.count);
-  float* packed_x = nullptr;
+  const Steps all{steps, batch};
+  const GradPlace<T> place{a.keep.width};
+  T* packed_x = nullptr;
   if (dw != nullptr) {
-    packed_x = arena.floats(steps * a.keep.width * batch);
-    pack_columns(x, {steps, batch}, inputs, a.keep, packed_x);
+    packed_x = arena.many<T>(place.total(all));
+    pack_columns(x, all, inputs, a.keep, place, packed_x);
   }
-  float* dlogits = arena.floats(steps * most * batch * kPanel);  // of a slice: [steps][panels of it][batch][64]
+  // Of a slice: [steps][panels of it][batch][64]; and as BP reads them.
+  float* dlogits = arena.floats(steps * most * batch * kPanel);
+  Narrowed<T> narrowed(dlogits, dx == nullptr ? 0 : steps * most * batch * kPanel, arena);
   int64_t slice = 0, width = 0;
-  const auto dlogits_of = [&](int64_t t, int64_t first, int64_t, float*) {
-    return dlogits + (t * width + first - slice) * batch * kPanel;
-  };
+  const auto at = [&](int64_t t, int64_t panel) { return (t * width + panel - slice) * batch * kPanel; };
 
   const auto begin_slice = [&](int64_t first, int64_t count) {
     slice = first;
@@ -119,7 +125,7 @@ void linear_cross_entropy_grad(const CrossEntropy& a, const float* exponentials,
         for (int64_t b = 0; b < batch; ++b) {
           const int64_t row = t * batch + b;
           const float* source = exponentials + (p * rows + row) * kPanel;
-          float* target = dlogits + ((t * count + p - first) * batch + b) * kPanel;
+          float* target = dlogits + at(t, p) + b * kPanel;
           if (a.target[row] < 0) {
             std::fill_n(target, kPanel, 0.0f);
             continue;
@@ -131,20 +137,32 @@ void linear_cross_entropy_grad(const CrossEntropy& a, const float* exponentials,
           const int64_t place = classes.place(a.target[row]);
           if (place >= 0) target[place] -= dloss[row] * (1.0f - a.smoothing);
         }
+        if (dx != nullptr) narrowed.take(at(t, p), batch * kPanel);
       }
     });
     if (dw == nullptr) return;
     const int64_t start = first * kPanel, some = std::min(count * kPanel, outputs - start);
-    const auto from_slice = [&](int64_t t, int64_t panel, int64_t, float*) { return dlogits_of(t, first + panel, 1, nullptr); };
-    weight_grad_all(Panels(1, some), inputs, {steps, batch}, a.keep, packed_x, from_slice, dw + start * inputs,
+    const PanelsOfStep<float> from_slice = [&](int64_t t, int64_t panel, int64_t, float*) {
+      return dlogits + at(t, first + panel);
+    };
+    weight_grad_all(Panels(1, some), inputs, all, a.keep, packed_x, from_slice, dw + start * inputs,
                     db == nullptr ? nullptr : db + start);
   };
 
   if (dx != nullptr) {
-    input_grad_all({weight, inputs, panels}, {steps, batch}, a.keep, dlogits_of, dx, begin_slice);
+    const PanelsOfStep<T> of_slice = [&](int64_t t, int64_t panel, int64_t, T*) { return narrowed.data + at(t, panel); };
+    input_grad_all({weight, inputs, panels}, all, a.keep, of_slice, dx, begin_slice);
   } else {
     for (int64_t first = 0; first < panels.count; first += most) begin_slice(first, std::min(most, panels.count - first));
   }
 }
+
+#define STROP_CROSS_ENTROPY(T)                                                                                        \
+  template void linear_cross_entropy<T>(const CrossEntropy&, const float*, const float*, const float*, float*,       \
+                                        float*, float*);                                                             \
+  template void linear_cross_entropy_grad<T>(const CrossEntropy&, const float*, const float*, const float*,          \
+                                             const float*, const float*, float*, float*, float*);
+STROP_CROSS_ENTROPY(float)
+STROP_CROSS_ENTROPY(Bf16)
 
 }  // namespace strop

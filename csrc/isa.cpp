@@ -17,6 +17,7 @@ extern const Kernels table;
 }
 namespace avx512 {
 extern const Kernels table;
+extern const ProductKernels<Bf16> bf16;
 }
 #endif
 
@@ -56,6 +57,13 @@ const Kernels& choose() {
 const Kernels& kernels() {
   static const Kernels& table = choose();
   return table;
+}
+
+const ProductKernels<Bf16>* bf16_kernels() {
+#ifdef STROP_X86
+  if (&kernels() == &avx512::table && __builtin_cpu_supports("avx512bf16")) return &avx512::bf16;
+#endif
+  return nullptr;
 }
 
 }  // namespace strop

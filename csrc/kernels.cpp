@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "simd.h"
+#include "tiles.h"
 
 namespace strop::STROP_ISA {
 namespace {
@@ -28,28 +29,6 @@ constexpr int64_t kLine = 16;    // floats in a cache line
 constexpr int64_t kSumUnits = 96;
 constexpr int64_t kTilesAhead = 3;   // WG: how far ahead x is asked for
 constexpr int64_t kDotRows = 40;     // BP: rows of dy that stay in L1 and L2 while units pass over them
-
-// Calls f.template operator()<n>() for the n in 1..max that equals `value`.
-template <int max, typename F>
-inline void with_constant(int64_t value, const F& f) {
-  if constexpr (max > 0) {
-    if (value == max) {
-      f.template operator()<max>();
-    } else {
-      with_constant<max - 1>(value, f);
-    }
-  }
-}
-
-// Cuts `total` into the fewest tiles of at most `most`, equal to within one, and calls f(begin, size).
-template <typename F>
-inline void balanced_tiles(int64_t total, int64_t most, const F& f) {
-  const int64_t tiles = (total + most - 1) / most;
-  for (int64_t i = 0; i < tiles; ++i) {
-    const int64_t begin = total * i / tiles, end = total * (i + 1) / tiles;
-    f(begin, end - begin);
-  }
-}
 
 void pack(const float* plain, int64_t plain_stride, const PanelRows& rows, int64_t units, float* panel,
           int64_t panel_stride) {
@@ -136,8 +115,11 @@ STROP_INLINE void forward_tile(const float* x, int64_t x_stride, const int32_t* 
   }
 }
 
-void forward(const float* x, int64_t x_stride, const int32_t* keep, int64_t kept, const float* panel, int64_t rows,
-             float* out, const float* ahead) {
+void forward(const float* x, int64_t x_stride, const int32_t* keep, int64_t from, int64_t to, const float* panel,
+             int64_t rows, float* out, const float* ahead) {
+  x += from * x_stride;
+  keep += from;
+  const int64_t kept = to - from;
   const int64_t tiles = (rows + kRowTile - 1) / kRowTile;
   for (int64_t i = 0; i < kept; i += kSumUnits) {
     const int64_t units = std::min(kSumUnits, kept - i);
@@ -304,6 +286,8 @@ void plain_dot(const float* x, int64_t x_stride, int64_t rows, const float* w, i
   }
 }
 
+void narrow(const float* from, int64_t count, float* to) { std::copy_n(from, count, to); }
+
 void column_sums(const float* dy, int64_t rows, float* sum) {
   for (int v = 0; v < kVectors; ++v) {
     Vec total{};
@@ -374,7 +358,7 @@ double fma_chain(int64_t iterations) {
 
 extern const CellKernels cells[kCells];
 extern const Kernels table = {
-    STROP_NAME, pack, unpack, forward, input_grad, weight_grad, column_sums, exponentials, plain_dot, cells, fma_chain,
+    STROP_NAME, {pack, pack, forward, input_grad, weight_grad, narrow}, unpack, column_sums, exponentials, plain_dot, cells, fma_chain,
 };
 
 }  // namespace strop::STROP_ISA

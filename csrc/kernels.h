@@ -54,27 +54,44 @@ struct CellKernels {
   void (*backward)(const CellBackward&);
 };
 
+using Bf16 = uint16_t;  // a bfloat16: the upper half of a float
+
+// The kernels of the products, whose operands are packed as T: float, or bfloat16, which halves what is read and
+// doubles what is multiplied at once. Sums are floats in both.
+template <typename T>
+struct ProductKernels {
+  // FP: panel[unit][64] = plain rows, transposed, in an order of columns that `forward` knows; columns without a row
+  // are zero. BP: the same in their own order. Units are `panel_stride` apart.
+  void (*pack)(const float* plain, int64_t plain_stride, const PanelRows& rows, int64_t units, T* panel,
+               int64_t panel_stride);
+  void (*pack_slice)(const float* plain, int64_t plain_stride, const PanelRows& rows, int64_t units, T* panel,
+                     int64_t panel_stride);
+
+  // FP of one step and one panel: out[b][64] += sum_i x(i, b) * panel[keep[i]][64] for i in [from, to) and b < rows.
+  // x is as Packed<T>::forward places it, x_stride rows in all, from the first of these rows on. `ahead`, when not
+  // null, is a panel whose kept rows will be read next.
+  void (*forward)(const T* x, int64_t x_stride, const int32_t* keep, int64_t from, int64_t to, const T* panel,
+                  int64_t rows, float* out, const T* ahead);
+
+  // BP of one step and one slice: out[b][i] += sum over its panels of dy[panel][b][64] . slice[keep[i]][panel][64].
+  void (*input_grad)(const T* dy, int64_t dy_panel, int64_t rows, const T* slice, int64_t panels, const int32_t* keep,
+                     int64_t kept, float* out, int64_t out_stride);
+
+  // WG of one step and one panel: grad[keep[i]][64] += sum_b x[i][b] * dy[b][64]. Bf16: x_stride is even, and an odd
+  // last row of x is followed by a zero.
+  void (*weight_grad)(const T* x, int64_t x_stride, const int32_t* keep, int64_t kept, const float* dy, int64_t rows,
+                      float* grad);
+
+  void (*narrow)(const float* from, int64_t count, T* to);
+};
+
 struct Kernels {
   const char* name;
 
-  // panel[unit][64] = plain rows, transposed; columns without a row are zero. Units are `panel_stride` floats apart.
-  void (*pack)(const float* plain, int64_t plain_stride, const PanelRows& rows, int64_t units, float* panel,
-               int64_t panel_stride);
+  ProductKernels<float> products;
+
   // plain rows = panel, transposed.
   void (*unpack)(const float* panel, const PanelRows& rows, int64_t units, float* plain, int64_t plain_stride);
-
-  // FP of one step and one panel: out[b][64] += sum_i x[i][b] * panel[keep[i]][64] for b < rows.
-  // x is [kept][x_stride]. `ahead`, when not null, is a panel whose kept rows will be read next.
-  void (*forward)(const float* x, int64_t x_stride, const int32_t* keep, int64_t kept, const float* panel,
-                  int64_t rows, float* out, const float* ahead);
-
-  // BP of one step and one slice: out[b][i] += sum over its panels of dy[panel][b][64] . slice[keep[i]][panel][64].
-  void (*input_grad)(const float* dy, int64_t dy_panel, int64_t rows, const float* slice, int64_t panels,
-                     const int32_t* keep, int64_t kept, float* out, int64_t out_stride);
-
-  // WG of one step and one panel: grad[keep[i]][64] += sum_b x[i][b] * dy[b][64].
-  void (*weight_grad)(const float* x, int64_t x_stride, const int32_t* keep, int64_t kept, const float* dy,
-                      int64_t rows, float* grad);
 
   // sum[64] += sum_b rows of dy[b][64]
   void (*column_sums)(const float* dy, int64_t rows, float* sum);
@@ -95,5 +112,19 @@ struct Kernels {
 // The best table this CPU runs, or the one STROP_ISA names. Throws if STROP_ISA names none or one that the
 // CPU lacks.
 const Kernels& kernels();
+
+// Those that multiply bfloat16, if the CPU does; else null.
+const ProductKernels<Bf16>* bf16_kernels();
+
+template <typename T>
+const ProductKernels<T>& products();
+template <>
+inline const ProductKernels<float>& products<float>() {
+  return kernels().products;
+}
+template <>
+inline const ProductKernels<Bf16>& products<Bf16>() {
+  return *bf16_kernels();
+}
 
 }  // namespace strop

@@ -15,37 +15,51 @@
 namespace strop {
 namespace {
 
+// Calls f.template operator()<T>() with the type that the products' operands are rounded to.
+template <typename F>
+void rounding(bool bf16, const F& f) {
+  STD_TORCH_CHECK(!bf16 || bf16_kernels() != nullptr, "bf16: this CPU, or the instruction set that was asked for, does not ",
+                  "multiply bfloat16");
+  bf16 ? f.template operator()<Bf16>() : f.template operator()<float>();
+}
+
 void linear_forward_op(const Tensor x, const Tensor weight, const Optional bias, const Optional index,
-                       const Optional count, double scale, Tensor y) {
+                       const Optional count, double scale, bool bf16, Tensor y) {
   Arena arena;
   Operands use;
   const LinearSize s{size(x, "x", 0, 3), size(x, "x", 1, 3), size(x, "x", 2, 3), size(weight, "weight", 0, 2)};
-  linear_forward(s, use.input(x, "x", {s.steps, s.batch, s.inputs}),
-                 use.input(weight, "weight", {s.outputs, s.inputs}), use.input(bias, "bias", {s.outputs}),
-                 keep_lists(index, count, scale, "keep", s.steps, s.inputs, use, arena),
-                 use.output(y, "y", {s.steps, s.batch, s.outputs}));
+  rounding(bf16, [&]<typename T>() {
+    linear_forward<T>(s, use.input(x, "x", {s.steps, s.batch, s.inputs}),
+                      use.input(weight, "weight", {s.outputs, s.inputs}), use.input(bias, "bias", {s.outputs}),
+                      keep_lists(index, count, scale, "keep", s.steps, s.inputs, use, arena),
+                      use.output(y, "y", {s.steps, s.batch, s.outputs}));
+  });
 }
 
 void linear_input_grad_op(const Tensor dy, const Tensor weight, const Optional index, const Optional count,
-                          double scale, Tensor dx) {
+                          double scale, bool bf16, Tensor dx) {
   Arena arena;
   Operands use;
   const LinearSize s{size(dy, "dy", 0, 3), size(dy, "dy", 1, 3), size(weight, "weight", 1, 2), size(dy, "dy", 2, 3)};
-  linear_input_grad(s, use.input(dy, "dy", {s.steps, s.batch, s.outputs}),
-                    use.input(weight, "weight", {s.outputs, s.inputs}),
-                    keep_lists(index, count, scale, "keep", s.steps, s.inputs, use, arena),
-                    use.output(dx, "dx", {s.steps, s.batch, s.inputs}));
+  rounding(bf16, [&]<typename T>() {
+    linear_input_grad<T>(s, use.input(dy, "dy", {s.steps, s.batch, s.outputs}),
+                         use.input(weight, "weight", {s.outputs, s.inputs}),
+                         keep_lists(index, count, scale, "keep", s.steps, s.inputs, use, arena),
+                         use.output(dx, "dx", {s.steps, s.batch, s.inputs}));
+  });
 }
 
 void linear_weight_grad_op(const Tensor x, const Tensor dy, const Optional index, const Optional count, double scale,
-                           Tensor dw) {
+                           bool bf16, Tensor dw) {
   Arena arena;
   Operands use;
   const LinearSize s{size(x, "x", 0, 3), size(x, "x", 1, 3), size(x, "x", 2, 3), size(dy, "dy", 2, 3)};
-  linear_weight_grad(s, use.input(x, "x", {s.steps, s.batch, s.inputs}),
-                     use.input(dy, "dy", {s.steps, s.batch, s.outputs}),
-                     keep_lists(index, count, scale, "keep", s.steps, s.inputs, use, arena),
-                     use.output(dw, "dw", {s.outputs, s.inputs}));
+  rounding(bf16, [&]<typename T>() {
+    linear_weight_grad<T>(s, use.input(x, "x", {s.steps, s.batch, s.inputs}),
+                          use.input(dy, "dy", {s.steps, s.batch, s.outputs}),
+                          keep_lists(index, count, scale, "keep", s.steps, s.inputs, use, arena),
+                          use.output(dw, "dw", {s.outputs, s.inputs}));
+  });
 }
 
 CrossEntropy cross_entropy(LinearSize s, const Tensor& target, double smoothing, const Optional& index,
@@ -62,7 +76,7 @@ CrossEntropy cross_entropy(LinearSize s, const Tensor& target, double smoothing,
 }
 
 void linear_cross_entropy_op(const Tensor x, const Tensor weight, const Optional bias, const Tensor target,
-                             double smoothing, const Optional index, const Optional count, double scale, Tensor loss,
+                             double smoothing, const Optional index, const Optional count, double scale, bool bf16, Tensor loss,
                              const Optional exponentials, const Optional factors) {
   Arena arena;
   Operands use;
@@ -70,16 +84,18 @@ void linear_cross_entropy_op(const Tensor x, const Tensor weight, const Optional
   const CrossEntropy a = cross_entropy(s, target, smoothing, index, count, scale, use, arena);
   const int64_t P = Panels(1, s.outputs).count;
   STD_TORCH_CHECK(exponentials.has_value() == factors.has_value(), "exponentials need factors, and these need them");
-  linear_cross_entropy(a, use.input(x, "x", {s.steps, s.batch, s.inputs}),
+  rounding(bf16, [&]<typename T>() {
+  linear_cross_entropy<T>(a, use.input(x, "x", {s.steps, s.batch, s.inputs}),
                        use.input(weight, "weight", {s.outputs, s.inputs}), use.input(bias, "bias", {s.outputs}),
                        use.output(loss, "loss", {s.steps, s.batch}),
                        use.output(exponentials, "exponentials", {P, s.steps, s.batch, kPanel}),
                        use.output(factors, "factors", {P, s.steps, s.batch}));
+  });
 }
 
 void linear_cross_entropy_grad_op(const Tensor dloss, const Tensor exponentials, const Tensor factors, const Tensor x,
                                   const Tensor weight, const Tensor target, double smoothing, const Optional index,
-                                  const Optional count, double scale, const Optional dx, const Optional dw,
+                                  const Optional count, double scale, bool bf16, const Optional dx, const Optional dw,
                                   const Optional db) {
   Arena arena;
   Operands use;
@@ -87,12 +103,14 @@ void linear_cross_entropy_grad_op(const Tensor dloss, const Tensor exponentials,
   STD_TORCH_CHECK(dw.has_value() || !db.has_value(), "db needs dw: they are computed together");
   const CrossEntropy a = cross_entropy(s, target, smoothing, index, count, scale, use, arena);
   const int64_t P = Panels(1, s.outputs).count;
-  linear_cross_entropy_grad(a, use.input(exponentials, "exponentials", {P, s.steps, s.batch, kPanel}),
+  rounding(bf16, [&]<typename T>() {
+  linear_cross_entropy_grad<T>(a, use.input(exponentials, "exponentials", {P, s.steps, s.batch, kPanel}),
                             use.input(factors, "factors", {P, s.steps, s.batch}), use.input(dloss, "dloss", {s.steps, s.batch}),
                             use.input(x, "x", {s.steps, s.batch, s.inputs}),
                             use.input(weight, "weight", {s.outputs, s.inputs}),
                             use.output(dx, "dx", {s.steps, s.batch, s.inputs}),
                             use.output(dw, "dw", {s.outputs, s.inputs}), use.output(db, "db", {s.outputs}));
+  });
 }
 
 void smallest_op(const Tensor keys, Tensor chosen) {
@@ -143,7 +161,7 @@ void recurrence_forward_op(int64_t cell, bool reverse, const Optional batch_size
                            const Optional c0, const Tensor w_ih, const Tensor w_hh, const Optional b_ih,
                            const Optional b_hh, const Optional w_hr, const Optional input_index,
                            const Optional input_count, double input_scale, const Optional recurrent_index,
-                           const Optional recurrent_count, double recurrent_scale, const Optional recurrent_mask, Tensor y,
+                           const Optional recurrent_count, double recurrent_scale, const Optional recurrent_mask, bool bf16, Tensor y,
                            Tensor gates, const Optional states, const Optional unprojected) {
   Arena arena;
   Operands use;
@@ -154,12 +172,14 @@ void recurrence_forward_op(int64_t cell, bool reverse, const Optional batch_size
   const int64_t B = r.size.batch, P = r.outputs, G = gates_of(r.cell);
   const bool lstm = r.cell == Cell::lstm, gru = r.cell == Cell::gru;
   const bool projected = is_projected(r.cell, w_hr);
-  recurrence_forward({r, use.input(x, "x", {N, I}), use.input(h0, "h0", {B, P}), use.input_if(lstm, c0, "c0", {B, H}),
+  rounding(bf16, [&]<typename T>() {
+  recurrence_forward<T>({r, use.input(x, "x", {N, I}), use.input(h0, "h0", {B, P}), use.input_if(lstm, c0, "c0", {B, H}),
                       use.input(w_ih, "w_ih", {G * H, I}), use.input(w_hh, "w_hh", {G * H, P}),
                       use.input(b_ih, "b_ih", {G * H}), use.input(b_hh, "b_hh", {G * H}), use.input(w_hr, "w_hr", {P, H}),
                       use.output(y, "y", {N, P}), use.output(gates, "gates", {N, r.panels().count * kPanel}),
                       use.output_if(lstm || gru, states, "states", {N, H}),
                       use.output_if(projected, unprojected, "unprojected", {N, H})});
+  });
 }
 
 void recurrence_backward_op(int64_t cell, bool reverse, const Optional batch_sizes, const Optional dy, const Optional dh,
@@ -167,7 +187,7 @@ void recurrence_backward_op(int64_t cell, bool reverse, const Optional batch_siz
                             const Tensor w_hh, const Optional w_hr, const Tensor gates, const Optional states,
                             const Optional input_index, const Optional input_count, double input_scale,
                             const Optional recurrent_index, const Optional recurrent_count, double recurrent_scale,
-                            const Optional recurrent_mask, Tensor dgates, const Optional drecurrent,
+                            const Optional recurrent_mask, bool bf16, Tensor dgates, const Optional drecurrent,
                             const Optional dprojected, const Optional dx, Tensor dh0, const Optional dc0) {
   Arena arena;
   Operands use;
@@ -179,7 +199,8 @@ void recurrence_backward_op(int64_t cell, bool reverse, const Optional batch_siz
   const bool lstm = r.cell == Cell::lstm, gru = r.cell == Cell::gru;
   const bool projected = is_projected(r.cell, w_hr);
   STD_TORCH_CHECK(lstm || !dc.has_value(), "dc must be None for this cell");
-  recurrence_backward({r, use.input(dy, "dy", {N, P}), use.input(dh, "dh", {B, P}), use.input(dc, "dc", {B, H}),
+  rounding(bf16, [&]<typename T>() {
+  recurrence_backward<T>({r, use.input(dy, "dy", {N, P}), use.input(dh, "dh", {B, P}), use.input(dc, "dc", {B, H}),
                        use.input(y, "y", {N, P}), use.input(h0, "h0", {B, P}), use.input_if(lstm, c0, "c0", {B, H}),
                        use.input(w_ih, "w_ih", {G * H, I}), use.input(w_hh, "w_hh", {G * H, P}),
                        use.input(w_hr, "w_hr", {P, H}), use.input(gates, "gates", {N, row}),
@@ -188,13 +209,14 @@ void recurrence_backward_op(int64_t cell, bool reverse, const Optional batch_siz
                        use.output_if(projected, dprojected, "dprojected", {N, P}),
                        use.output(dx, "dx", {N, I}), use.output(dh0, "dh0", {B, P}),
                        use.output_if(lstm, dc0, "dc0", {B, H})});
+  });
 }
 
 void recurrence_weight_grad_op(int64_t cell, bool reverse, const Optional batch_sizes, const Tensor x, const Tensor y,
                                const Tensor h0, const Tensor dgates, const Optional drecurrent,
                                const Optional input_index, const Optional input_count, double input_scale,
                                const Optional recurrent_index, const Optional recurrent_count, double recurrent_scale,
-                               const Optional recurrent_mask, Tensor dw_ih, Tensor dw_hh, Tensor db_ih,
+                               const Optional recurrent_mask, bool bf16, Tensor dw_ih, Tensor dw_hh, Tensor db_ih,
                                const Optional db_hh) {
   Arena arena;
   Operands use;
@@ -205,10 +227,12 @@ void recurrence_weight_grad_op(int64_t cell, bool reverse, const Optional batch_
       {input_index, input_count, input_scale, recurrent_index, recurrent_count, recurrent_scale, recurrent_mask}, use, arena);
   const int64_t B = r.size.batch, P = r.outputs, G = gates_of(r.cell), row = r.panels().count * kPanel;
   const bool gru = r.cell == Cell::gru;
-  recurrence_weight_grad({r, use.input(x, "x", {N, I}), use.input(y, "y", {N, P}), use.input(h0, "h0", {B, P}),
+  rounding(bf16, [&]<typename T>() {
+  recurrence_weight_grad<T>({r, use.input(x, "x", {N, I}), use.input(y, "y", {N, P}), use.input(h0, "h0", {B, P}),
                           use.input(dgates, "dgates", {N, row}), use.input_if(gru, drecurrent, "drecurrent", {N, row}),
                           use.output(dw_ih, "dw_ih", {G * H, I}), use.output(dw_hh, "dw_hh", {G * H, P}),
                           use.output(db_ih, "db_ih", {G * H}), use.output_if(gru, db_hh, "db_hh", {G * H})});
+  });
 }
 
 // `weights` are w_ih, w_hh and, where there are biases, b_ih, b_hh of each direction of each layer in turn.
@@ -251,6 +275,8 @@ double fma_peak_op(int64_t iterations) {
   return total / seconds.count() * 1e-9;
 }
 
+bool has_bf16_op() { return bf16_kernels() != nullptr; }
+
 std::string isa_op() { return kernels().name; }
 
 }  // namespace
@@ -258,38 +284,41 @@ std::string isa_op() { return kernels().name; }
 
 STABLE_TORCH_LIBRARY(strop, m) {
   m.def("isa() -> str");
+  m.def("has_bf16() -> bool");
   m.def("fma_peak(int iterations) -> float");
   m.def("smallest(Tensor keys, Tensor(a!) chosen) -> ()");
   m.def(
-      "linear_forward(Tensor x, Tensor weight, Tensor? bias, Tensor? index, Tensor? count, float scale, "
+      "linear_forward(Tensor x, Tensor weight, Tensor? bias, Tensor? index, Tensor? count, float scale, bool bf16, "
       "Tensor(a!) y) -> ()");
   m.def(
-      "linear_input_grad(Tensor dy, Tensor weight, Tensor? index, Tensor? count, float scale, Tensor(a!) dx) -> ()");
-  m.def("linear_weight_grad(Tensor x, Tensor dy, Tensor? index, Tensor? count, float scale, Tensor(a!) dw) -> ()");
+      "linear_input_grad(Tensor dy, Tensor weight, Tensor? index, Tensor? count, float scale, bool bf16, "
+      "Tensor(a!) dx) -> ()");
+  m.def(
+      "linear_weight_grad(Tensor x, Tensor dy, Tensor? index, Tensor? count, float scale, bool bf16, Tensor(a!) dw) -> ()");
   m.def(
       "linear_cross_entropy(Tensor x, Tensor weight, Tensor? bias, Tensor target, float smoothing, Tensor? index, "
-      "Tensor? count, float scale, Tensor(a!) loss, Tensor(b!)? exponentials, Tensor(c!)? factors) -> ()");
+      "Tensor? count, float scale, bool bf16, Tensor(a!) loss, Tensor(b!)? exponentials, Tensor(c!)? factors) -> ()");
   m.def(
       "linear_cross_entropy_grad(Tensor dloss, Tensor exponentials, Tensor factors, Tensor x, Tensor weight, "
-      "Tensor target, float smoothing, Tensor? index, Tensor? count, float scale, Tensor(a!)? dx, Tensor(b!)? dw, "
+      "Tensor target, float smoothing, Tensor? index, Tensor? count, float scale, bool bf16, Tensor(a!)? dx, Tensor(b!)? dw, "
       "Tensor(c!)? db) -> ()");
   // cell: 0 LSTM, 1 GRU, 2 RNN with tanh, 3 RNN with relu.
   m.def(
       "recurrence_forward(int cell, bool reverse, Tensor? batch_sizes, Tensor x, Tensor h0, Tensor? c0, Tensor w_ih, "
       "Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? w_hr, Tensor? input_index, Tensor? input_count, float input_scale, "
-      "Tensor? recurrent_index, Tensor? recurrent_count, float recurrent_scale, Tensor? recurrent_mask, "
+      "Tensor? recurrent_index, Tensor? recurrent_count, float recurrent_scale, Tensor? recurrent_mask, bool bf16, "
       "Tensor(a!) y, Tensor(b!) gates, Tensor(c!)? states, Tensor(d!)? unprojected) -> ()");
   m.def(
       "recurrence_backward(int cell, bool reverse, Tensor? batch_sizes, Tensor? dy, Tensor? dh, Tensor? dc, Tensor y, "
       "Tensor h0, Tensor? c0, Tensor w_ih, Tensor w_hh, Tensor? w_hr, Tensor gates, Tensor? states, "
       "Tensor? input_index, Tensor? input_count, float input_scale, "
-      "Tensor? recurrent_index, Tensor? recurrent_count, float recurrent_scale, Tensor? recurrent_mask, "
+      "Tensor? recurrent_index, Tensor? recurrent_count, float recurrent_scale, Tensor? recurrent_mask, bool bf16, "
       "Tensor(a!) dgates, Tensor(b!)? drecurrent, Tensor(c!)? dprojected, Tensor(d!)? dx, Tensor(e!) dh0, "
       "Tensor(f!)? dc0) -> ()");
   m.def(
       "recurrence_weight_grad(int cell, bool reverse, Tensor? batch_sizes, Tensor x, Tensor y, Tensor h0, "
       "Tensor dgates, Tensor? drecurrent, Tensor? input_index, Tensor? input_count, float input_scale, "
-      "Tensor? recurrent_index, Tensor? recurrent_count, float recurrent_scale, Tensor? recurrent_mask, "
+      "Tensor? recurrent_index, Tensor? recurrent_count, float recurrent_scale, Tensor? recurrent_mask, bool bf16, "
       "Tensor(a!) dw_ih, Tensor(b!) dw_hh, Tensor(c!) db_ih, Tensor(d!)? db_hh) -> ()");
   m.def(
       "recurrence_eval(int cell, bool bidirectional, Tensor x, Tensor h0, Tensor? c0, Tensor[] weights, bool has_bias, "
@@ -311,5 +340,6 @@ STABLE_TORCH_LIBRARY_IMPL(strop, CPU, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(strop, CompositeExplicitAutograd, m) {
   m.impl("isa", TORCH_BOX(&strop::isa_op));
+  m.impl("has_bf16", TORCH_BOX(&strop::has_bf16_op));
   m.impl("fma_peak", TORCH_BOX(&strop::fma_peak_op));
 }

@@ -9,9 +9,13 @@ struct LinearSize {
   int64_t steps, batch, inputs, outputs;
 };
 
+// Operands are rounded to T.
+template <typename T>
 void linear_forward(LinearSize size, const float* x, const float* weight, const float* bias, const Keep& keep,
                     float* y);
+template <typename T>
 void linear_input_grad(LinearSize size, const float* dy, const float* weight, const Keep& keep, float* dx);
+template <typename T>
 void linear_weight_grad(LinearSize size, const float* x, const float* dy, const Keep& keep, float* dw);
 
 }  // namespace strop

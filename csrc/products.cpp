@@ -1,6 +1,7 @@
 #include "products.h"
 
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 namespace strop {
@@ -45,54 +46,76 @@ PanelRows Panels::rows(int64_t panel) const {
   return rows;
 }
 
+template <typename T, typename Place>
 void pack_step(const float* x, int64_t units, const Keep& keep, int64_t t, int64_t from, int64_t to, const float* mask,
-               int64_t first, int64_t last, int64_t target_stride, float* target) {
+               int64_t first, int64_t last, int64_t rows, const Place& place, T* target) {
   const int32_t* list = keep.row(t);
   for (int64_t i = from; i < to; ++i) {
-    float* packed = target + (i - from) * target_stride;
     for (int64_t b = first; b < last; ++b) {
       const int64_t at = b * units + list[i];
-      packed[b] = mask == nullptr ? keep.scale * x[at] : x[at] * mask[at];
+      target[place(i, b, rows)] = narrow<T>(mask == nullptr ? keep.scale * x[at] : x[at] * mask[at]);
+    }
+    if constexpr (std::is_same_v<Place, GradPlace<Bf16>>) {
+      if (last == rows && rows % 2 == 1) target[place(i, rows, rows)] = 0;
     }
   }
 }
 
-void pack_columns(const float* x, Steps size, int64_t units, const Keep& keep, float* packed) {
+template <typename T, typename Place>
+void pack_columns(const float* x, Steps size, int64_t units, const Keep& keep, const Place& place, T* packed) {
   const int64_t operations = keep.width * size.batch * kPackOperations;
   parallel(size.steps, grain(size.steps, 1, operations), [&](int64_t, int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       const int64_t rows = size.rows(t);
-      pack_step(x + size.at(t) * units, units, keep, t, 0, keep.kept(t), nullptr, 0, rows, rows,
-                packed + size.at(t) * keep.width);
+      pack_step(x + size.at(t) * units, units, keep, t, 0, keep.kept(t), nullptr, 0, rows, rows, place,
+                packed + place.at(size, t));
     }
   });
 }
 
-void pack_weight(const Weight& weight, int64_t first, int64_t count, int64_t width, float* packed) {
+namespace {
+
+template <typename T>
+void pack_weight(const Weight& weight, int64_t first, int64_t count, int64_t width, decltype(ProductKernels<T>::pack) pack,
+                 T* packed) {
   const int64_t blocks = divide_up(weight.units, kPackUnits);
   const int64_t operations = std::min(kPackUnits, weight.units) * kPanel * kPackOperations;
   parallel(count * blocks, grain(count * blocks, 4, operations), [&](int64_t, int64_t begin, int64_t end) {
     for (int64_t item = begin; item < end; ++item) {
       const int64_t panel = item / blocks, unit = item % blocks * kPackUnits;
       const int64_t before = panel / width * width, stride = std::min(width, count - before) * kPanel;
-      float* slice = packed + before * panel_size(weight.units);
-      kernels().pack(weight.data + unit, weight.units, weight.panels.rows(first + panel),
-                     std::min(kPackUnits, weight.units - unit), slice + unit * stride + (panel - before) * kPanel, stride);
+      T* slice = packed + before * panel_size(weight.units);
+      pack(weight.data + unit, weight.units, weight.panels.rows(first + panel), std::min(kPackUnits, weight.units - unit),
+           slice + unit * stride + (panel - before) * kPanel, stride);
     }
   });
 }
 
-void forward_all(const Weight& weight, Steps size, const Keep& keep, const float* packed_x, const OpenPanel& open,
+}  // namespace
+
+template <typename T>
+void pack_panels(const Weight& weight, int64_t first, int64_t count, T* packed) {
+  pack_weight(weight, first, count, 1, products<T>().pack, packed);
+}
+
+template <typename T>
+void pack_slices(const Weight& weight, int64_t first, int64_t count, int64_t width, T* packed) {
+  pack_weight(weight, first, count, width, products<T>().pack_slice, packed);
+}
+
+template <typename T>
+void forward_all(const Weight& weight, Steps size, const Keep& keep, const T* packed_x, const OpenPanel& open,
                  const ClosePanel& close) {
   Arena arena;
   const int64_t steps = size.steps, batch = size.batch;
+  const ForwardPlace<T> place{keep.width};
   const int64_t blocks = divide_up(weight.units, kForwardUnits), block = divide_up(weight.units, blocks);
-  float* panels = arena.floats(threads() * block * kPanel);
+  T* panels = arena.many<T>(threads() * block * kPanel);
   float* scratch = arena.floats(threads() * batch * kPanel);
   std::vector<int64_t> packed(static_cast<size_t>(threads()), -1);  // the block that a thread's panel holds
   const int64_t items = weight.panels.count * steps, operations = 2 * keep.width * kPanel * batch;
   parallel(items, grain(items, steps, operations), [&](int64_t thread, int64_t begin, int64_t end) {
-    float* panel = panels + thread * block * kPanel;
+    T* panel = panels + thread * block * kPanel;
     for (int64_t item = begin; item < end;) {
       const int64_t p = item / steps, first_step = item % steps;
       const int64_t last_step = std::min(steps, first_step + end - item);
@@ -100,14 +123,14 @@ void forward_all(const Weight& weight, Steps size, const Keep& keep, const float
         const int64_t unit = n * block, units = std::min(block, weight.units - unit);
         if (packed[thread] != p * blocks + n) {
           packed[thread] = p * blocks + n;
-          kernels().pack(weight.data + unit, weight.units, weight.panels.rows(p), units, panel, kPanel);
+          products<T>().pack(weight.data + unit, weight.units, weight.panels.rows(p), units, panel, kPanel);
         }
         for (int64_t t = first_step; t < last_step; ++t) {
           const auto [from, to] = within(keep.row(t), keep.kept(t), unit, unit + units);
           float* out = open(t, p, n == 0, scratch + thread * batch * kPanel);
           const int64_t rows = size.rows(t);
-          kernels().forward(packed_x + size.at(t) * keep.width + from * rows, rows, keep.row(t) + from, to - from,
-                            panel - unit * kPanel, rows, out, nullptr);
+          products<T>().forward(packed_x + place.at(size, t), rows, keep.row(t), from, to, panel - unit * kPanel, rows, out,
+                                nullptr);
           close(t, p, out);
         }
       }
@@ -116,14 +139,15 @@ void forward_all(const Weight& weight, Steps size, const Keep& keep, const float
   });
 }
 
-void input_grad_all(const Weight& weight, Steps size, const Keep& keep, const PanelsOfStep& dy, float* dx,
+template <typename T>
+void input_grad_all(const Weight& weight, Steps size, const Keep& keep, const PanelsOfStep<T>& dy, float* dx,
                     const BeforeSlice& before) {
   Arena arena;
   const int64_t steps = size.steps, batch = size.batch;
   const int64_t units = weight.units, width = keep.width;
   const int64_t slice_panels = std::min(kSlice, weight.panels.count);
-  float* slice = arena.floats(slice_panels * panel_size(units));
-  float* scratch = arena.floats(threads() * slice_panels * batch * kPanel);
+  T* slice = arena.many<T>(slice_panels * panel_size(units));
+  T* scratch = arena.many<T>(threads() * slice_panels * batch * kPanel);
   float* sums = arena.floats(size.total() * width);
   std::fill_n(sums, size.total() * width, 0.0f);
 
@@ -133,17 +157,17 @@ void input_grad_all(const Weight& weight, Steps size, const Keep& keep, const Pa
   for (int64_t first = 0; first < weight.panels.count; first += slice_panels) {
     const int64_t count = std::min(slice_panels, weight.panels.count - first);
     if (before) before(first, count);
-    pack_weight(weight, first, count, count, slice);
+    pack_slices(weight, first, count, count, slice);
     const int64_t operations = 2 * std::min(cut_units, width) * count * kPanel * batch;
     parallel(steps * cuts, grain(steps * cuts, 1, operations), [&](int64_t thread, int64_t begin, int64_t end) {
       for (int64_t item = begin; item < end; ++item) {
         const int64_t t = item / cuts, cut = item % cuts;
         const int64_t from = cut * cut_units, to = std::min(keep.kept(t), from + cut_units);
         if (from >= to) continue;
-        const float* panels = dy(t, first, count, scratch + thread * slice_panels * batch * kPanel);
+        const T* panels = dy(t, first, count, scratch + thread * slice_panels * batch * kPanel);
         const int64_t rows = size.rows(t);
-        kernels().input_grad(panels, rows * kPanel, rows, slice, count, keep.row(t) + from, to - from,
-                             sums + size.at(t) * width + from, width);
+        products<T>().input_grad(panels, rows * kPanel, rows, slice, count, keep.row(t) + from, to - from,
+                                 sums + size.at(t) * width + from, width);
       }
     });
   }
@@ -162,9 +186,11 @@ void input_grad_all(const Weight& weight, Steps size, const Keep& keep, const Pa
   });
 }
 
-void weight_grad_all(const Panels& panels, int64_t units, Steps size, const Keep& keep, const float* packed_x,
-                     const PanelsOfStep& dy, float* dw, float* db) {
+template <typename T>
+void weight_grad_all(const Panels& panels, int64_t units, Steps size, const Keep& keep, const T* packed_x,
+                     const PanelsOfStep<float>& dy, float* dw, float* db) {
   Arena arena;
+  const GradPlace<T> place{keep.width};
   const int64_t steps = size.steps, batch = size.batch;
   const int64_t wanted = divide_up(kItems * threads(), panels.count);
   const int64_t blocks = std::max(divide_up(units, kGradUnits), std::min(wanted, divide_up(units, kLeastGradUnits)));
@@ -186,8 +212,9 @@ void weight_grad_all(const Panels& panels, int64_t units, Steps size, const Keep
         if (from == to && !sums) continue;
         const float* gradients = dy(t, p, 1, scratch + thread * batch * kPanel);
         const int64_t rows = size.rows(t);
-        kernels().weight_grad(packed_x + size.at(t) * keep.width + from * rows, rows, keep.row(t) + from, to - from,
-                              gradients, rows, grad - unit * kPanel);
+        const int64_t stride = place.stride(rows);
+        products<T>().weight_grad(packed_x + place.at(size, t) + from * stride, stride, keep.row(t) + from, to - from,
+                                  gradients, rows, grad - unit * kPanel);
         if (sums) kernels().column_sums(gradients, rows, sum);
       }
       const PanelRows rows = panels.rows(p);
@@ -198,5 +225,21 @@ void weight_grad_all(const Panels& panels, int64_t units, Steps size, const Keep
     }
   });
 }
+
+#define STROP_PRODUCTS(T)                                                                                                 \
+  template void pack_step(const float*, int64_t, const Keep&, int64_t, int64_t, int64_t, const float*, int64_t, int64_t, \
+                          int64_t, const ForwardPlace<T>&, T*);                                                          \
+  template void pack_step(const float*, int64_t, const Keep&, int64_t, int64_t, int64_t, const float*, int64_t, int64_t, \
+                          int64_t, const GradPlace<T>&, T*);                                                             \
+  template void pack_columns(const float*, Steps, int64_t, const Keep&, const ForwardPlace<T>&, T*);                     \
+  template void pack_columns(const float*, Steps, int64_t, const Keep&, const GradPlace<T>&, T*);                        \
+  template void pack_panels(const Weight&, int64_t, int64_t, T*);                                                        \
+  template void pack_slices(const Weight&, int64_t, int64_t, int64_t, T*);                                               \
+  template void forward_all(const Weight&, Steps, const Keep&, const T*, const OpenPanel&, const ClosePanel&);           \
+  template void input_grad_all(const Weight&, Steps, const Keep&, const PanelsOfStep<T>&, float*, const BeforeSlice&);   \
+  template void weight_grad_all(const Panels&, int64_t, Steps, const Keep&, const T*, const PanelsOfStep<float>&,        \
+                                float*, float*);
+STROP_PRODUCTS(float)
+STROP_PRODUCTS(Bf16)
 
 }  // namespace strop

@@ -43,14 +43,14 @@ Before before_of_cell(const Args& a, int64_t turn) {
 }
 
 // Writes units [unit, unit + units) of the h `state`, rows [first, last), to where the product of step t reads them.
+template <typename T, typename Place>
 void pack_units(const Recurrence& a, int64_t t, const float* state, int64_t unit, int64_t units, int64_t first,
-                int64_t last, float* packed) {
+                int64_t last, const Place& place, T* packed) {
   if (first >= last) return;
   const int32_t* list = a.recurrent.row(t);
   const int32_t* end = list + a.recurrent.kept(t);
   const int64_t from = std::lower_bound(list, end, unit) - list, to = std::lower_bound(list + from, end, unit + units) - list;
-  pack_step(state, a.outputs, a.recurrent, t, from, to, a.mask.at(t), first, last, a.size.rows(t),
-            packed + from * a.size.rows(t));
+  pack_step(state, a.outputs, a.recurrent, t, from, to, a.mask.at(t), first, last, a.size.rows(t), place, packed);
 }
 
 // Units in one item of a product by dot products, each of so many operations: a multiple of what its tiles hold.
@@ -58,9 +58,10 @@ int64_t dot_units(int64_t units, int64_t operations) {
   return divide_up(grain(units, kDotItem, operations), kDotUnits) * kDotUnits;
 }
 
-PanelsOfStep panels_of(const Recurrence& a, const float* dgates) {
+template <typename T>
+PanelsOfStep<T> panels_of(const Recurrence& a, const T* dgates) {
   const int64_t count = a.panels().count;
-  return [size = a.size, count, dgates](int64_t t, int64_t first, int64_t, float*) {
+  return [size = a.size, count, dgates](int64_t t, int64_t first, int64_t, T*) {
     return dgates + (size.at(t) * count + first * size.rows(t)) * kPanel;
   };
 }
@@ -75,7 +76,8 @@ void copy_or_zero(const float* from, int64_t count, float* to) {
 
 }  // namespace
 
-void recurrence_forward(const RecurrenceForward& a, const float* packed_w_hh) {
+template <typename T>
+void recurrence_forward(const RecurrenceForward& a, const T* packed_w_hh) {
   Arena arena;
   const int64_t hidden = a.hidden, gates = gates_of(a.cell);
   const bool apart = a.cell == Cell::gru;
@@ -93,8 +95,9 @@ void recurrence_forward(const RecurrenceForward& a, const float* packed_w_hh) {
 
   // The input's share of every step's pre-activations.
   {
-    float* packed_x = arena.floats(a.size.total() * a.input.width);
-    pack_columns(a.x, a.size, a.inputs, a.input, packed_x);
+    const ForwardPlace<T> place{a.input.width};
+    T* packed_x = arena.many<T>(place.total(a.size));
+    pack_columns(a.x, a.size, a.inputs, a.input, place, packed_x);
     const auto open = [&](int64_t t, int64_t p, bool first, float*) {
       float* out = gates_at(t) + p * a.size.rows(t) * kPanel;
       if (first) spread_bias(bias + p * kPanel, a.size.rows(t), out);
@@ -103,23 +106,25 @@ void recurrence_forward(const RecurrenceForward& a, const float* packed_w_hh) {
     forward_all({a.w_ih, a.inputs, panels}, a.size, a.input, packed_x, open, [](int64_t, int64_t, const float*) {});
   }
 
-  const float* weight = packed_w_hh;
+  const T* weight = packed_w_hh;
   if (weight == nullptr) {
-    float* packed = arena.floats(panels.count * panel_size(a.outputs));
-    pack_weight({a.w_hh, a.outputs, panels}, 0, panels.count, 1, packed);
+    T* packed = arena.many<T>(panels.count * panel_size(a.outputs));
+    pack_panels({a.w_hh, a.outputs, panels}, 0, panels.count, packed);
     weight = packed;
   }
 
   // What the product of this step reads, and what the next one will.
-  float* packed_h[2] = {arena.floats(a.recurrent.width * a.size.batch), arena.floats(a.recurrent.width * a.size.batch)};
-  pack_units(a, a.time(0), a.h0, 0, a.outputs, 0, a.size.rows(a.time(0)), packed_h[0]);
+  const ForwardPlace<T> packing{a.recurrent.width};
+  const Steps one{1, a.size.batch};
+  T* packed_h[2] = {arena.many<T>(packing.total(one)), arena.many<T>(packing.total(one))};
+  pack_units(a, a.time(0), a.h0, 0, a.outputs, 0, a.size.rows(a.time(0)), packing, packed_h[0]);
   // For some units of the h of a turn, rows [first, last), and with the last of them of rows that begin in the next.
   const auto hand_on = [&](int64_t turn, int64_t unit, int64_t units, int64_t first, int64_t last) {
     if (turn + 1 == a.size.steps) return;
     const int64_t t = a.time(turn), later = a.time(turn + 1), batch = a.size.rows(t), rows_later = a.size.rows(later);
-    float* packed = packed_h[(turn + 1) % 2];
-    pack_units(a, later, a.y + a.size.at(t) * a.outputs, unit, units, first, std::min(last, rows_later), packed);
-    if (last == batch) pack_units(a, later, a.h0, unit, units, batch, rows_later, packed);
+    T* packed = packed_h[(turn + 1) % 2];
+    pack_units(a, later, a.y + a.size.at(t) * a.outputs, unit, units, first, std::min(last, rows_later), packing, packed);
+    if (last == batch) pack_units(a, later, a.h0, unit, units, batch, rows_later, packing, packed);
   };
 
   float* const of_cell = a.w_hr == nullptr ? a.y : a.unprojected;
@@ -144,9 +149,9 @@ void recurrence_forward(const RecurrenceForward& a, const float* packed_w_hh) {
         for (int64_t p = panel; p < panels_end; ++p) {
           float* out = product + (p - panel) * rows * kPanel;
           if (apart) spread_bias(recurrent_bias + p * kPanel, rows, out);
-          const float* ahead = p + 1 < panels.count ? weight + (p + 1) * panel_size(a.outputs) : nullptr;
-          kernels().forward(packed_h[turn % 2] + first, batch, a.recurrent.row(t), a.recurrent.kept(t),
-                            weight + p * panel_size(a.outputs), last - first, out, ahead);
+          const T* ahead = p + 1 < panels.count ? weight + (p + 1) * panel_size(a.outputs) : nullptr;
+          products<T>().forward(packed_h[turn % 2] + packing(0, first, batch), batch, a.recurrent.row(t), 0,
+                                a.recurrent.kept(t), weight + p * panel_size(a.outputs), last - first, out, ahead);
         }
         span.for_units(panel, [&](int64_t unit, int64_t units, int64_t group) {
           state.for_parts(first, last, [&](const float* earlier, int64_t from, int64_t to) {
@@ -175,6 +180,7 @@ void recurrence_forward(const RecurrenceForward& a, const float* packed_w_hh) {
   }
 }
 
+template <typename T>
 void recurrence_backward(const RecurrenceBackward& a) {
   Arena arena;
   const int64_t hidden = a.hidden, outputs = a.outputs, gates = gates_of(a.cell);
@@ -183,14 +189,16 @@ void recurrence_backward(const RecurrenceBackward& a) {
   const Span span(a.cell, hidden);
   const int64_t row = panels.count * kPanel;  // floats of all gates of a row
 
-  float* weight = arena.floats(panels.count * panel_size(outputs));
-  pack_weight({a.w_hh, outputs, panels}, 0, panels.count, kSlice, weight);
+  T* weight = arena.many<T>(panels.count * panel_size(outputs));
+  pack_slices({a.w_hh, outputs, panels}, 0, panels.count, kSlice, weight);
+  Narrowed<T> of_input(a.dgates, a.dx == nullptr && a.drecurrent != nullptr ? 0 : a.size.total() * row, arena);
+  Narrowed<T> of_hidden = a.drecurrent == nullptr ? of_input : Narrowed<T>(a.drecurrent, a.size.total() * row, arena);
   // As a single slice it is w_hr transposed, each row of it filled up to whole panels.
   const Panels projection(1, outputs);
   float* projecting = nullptr;
   if (a.w_hr != nullptr) {
     projecting = arena.floats(projection.count * panel_size(hidden));
-    pack_weight({a.w_hr, hidden, projection}, 0, projection.count, projection.count, projecting);
+    pack_slices({a.w_hr, hidden, projection}, 0, projection.count, projection.count, projecting);
   }
 
   // dh of the step at hand is dy plus what the later step sent back; the latter gathers in dh0. Rows that a packed
@@ -248,21 +256,25 @@ void recurrence_backward(const RecurrenceBackward& a) {
             kernels().cells[static_cast<int>(a.cell)].backward(cell);
           });
         });
+        const int64_t of_panels = std::min(span.panels, panels.count - panel) * batch * kPanel;
         span.clear_unused(panel, batch, a.dgates + of_span);
-        if (a.drecurrent != nullptr) span.clear_unused(panel, batch, a.drecurrent + of_span);
+        if (a.dx != nullptr || a.drecurrent == nullptr) of_input.take(of_span, of_panels);
+        if (a.drecurrent == nullptr) continue;
+        span.clear_unused(panel, batch, a.drecurrent + of_span);
+        of_hidden.take(of_span, of_panels);
       }
     });
 
     const int32_t* list = a.recurrent.row(t);
     const float* mask = a.mask.at(t);
-    const float* dgates = a.recurrent_gradients() + a.size.at(t) * row;
+    const T* dgates = of_hidden.data + a.size.at(t) * row;
     parallel(a.recurrent.kept(t), chunk, [&](int64_t thread, int64_t begin, int64_t end) {
       const int64_t kept = end - begin;
       float* sum = sums + thread * a.size.batch * chunk;
       std::fill_n(sum, batch * kept, 0.0f);
       for (int64_t p = 0; p < panels.count; p += kSlice) {
-        kernels().input_grad(dgates + p * batch * kPanel, batch * kPanel, batch, weight + p * panel_size(outputs),
-                             std::min(kSlice, panels.count - p), list + begin, kept, sum, kept);
+        products<T>().input_grad(dgates + p * batch * kPanel, batch * kPanel, batch, weight + p * panel_size(outputs),
+                                 std::min(kSlice, panels.count - p), list + begin, kept, sum, kept);
       }
       for (int64_t b = 0; b < batch; ++b) {
         for (int64_t i = 0; i < kept; ++i) {
@@ -274,28 +286,37 @@ void recurrence_backward(const RecurrenceBackward& a) {
   }
 
   if (a.dx != nullptr) {
-    input_grad_all({a.w_ih, a.inputs, panels}, a.size, a.input, panels_of(a, a.dgates), a.dx);
+    input_grad_all({a.w_ih, a.inputs, panels}, a.size, a.input, panels_of<T>(a, of_input.data), a.dx);
   }
 }
 
+template <typename T>
 void recurrence_weight_grad(const RecurrenceWeightGrad& a) {
   Arena arena;
   const Panels panels = a.panels();
-  const int64_t width = a.recurrent.width;
-  float* packed = arena.floats(a.size.total() * std::max(a.input.width, width));
-  pack_columns(a.x, a.size, a.inputs, a.input, packed);
-  weight_grad_all(panels, a.inputs, a.size, a.input, packed, panels_of(a, a.dgates), a.dw_ih, a.db_ih);
+  const GradPlace<T> input{a.input.width}, place{a.recurrent.width};
+  T* packed = arena.many<T>(std::max(input.total(a.size), place.total(a.size)));
+  pack_columns(a.x, a.size, a.inputs, a.input, input, packed);
+  weight_grad_all(panels, a.inputs, a.size, a.input, packed, panels_of<float>(a, a.dgates), a.dw_ih, a.db_ih);
 
-  const int64_t operations = a.size.batch * width * kPackOperations;
+  const int64_t operations = a.size.batch * place.width * kPackOperations;
   parallel(a.size.steps, grain(a.size.steps, 1, operations), [&](int64_t, int64_t begin, int64_t end) {
     for (int64_t turn = begin; turn < end; ++turn) {
       const int64_t t = a.time(turn);
       before_of_product(a, turn).for_parts(0, a.size.rows(t), [&](const float* h, int64_t first, int64_t last) {
-        pack_units(a, t, h, 0, a.outputs, first, last, packed + a.size.at(t) * width);
+        pack_units(a, t, h, 0, a.outputs, first, last, place, packed + place.at(a.size, t));
       });
     }
   });
-  weight_grad_all(panels, a.outputs, a.size, a.recurrent, packed, panels_of(a, a.recurrent_gradients()), a.dw_hh, a.db_hh);
+  weight_grad_all(panels, a.outputs, a.size, a.recurrent, packed, panels_of<float>(a, a.recurrent_gradients()), a.dw_hh,
+                  a.db_hh);
 }
+
+template void recurrence_forward(const RecurrenceForward&, const float*);
+template void recurrence_forward(const RecurrenceForward&, const Bf16*);
+template void recurrence_backward<float>(const RecurrenceBackward&);
+template void recurrence_backward<Bf16>(const RecurrenceBackward&);
+template void recurrence_weight_grad<float>(const RecurrenceWeightGrad&);
+template void recurrence_weight_grad<Bf16>(const RecurrenceWeightGrad&);
 
 }  // namespace strop

@@ -53,9 +53,13 @@ struct RecurrenceWeightGrad : Recurrence {
   const float* recurrent_gradients() const { return drecurrent == nullptr ? dgates : drecurrent; }
 };
 
-// `packed_w_hh`: w_hh in panels as pack_weight leaves it, where the caller has it; else null.
-void recurrence_forward(const RecurrenceForward& args, const float* packed_w_hh = nullptr);
+// The operands of the products are rounded to T; not the cells', nor those of projections.
+// `packed_w_hh`: w_hh in panels as pack_panels leaves it, where the caller has it; else null.
+template <typename T>
+void recurrence_forward(const RecurrenceForward& args, const T* packed_w_hh = nullptr);
+template <typename T>
 void recurrence_backward(const RecurrenceBackward& args);
+template <typename T>
 void recurrence_weight_grad(const RecurrenceWeightGrad& args);
 
 }  // namespace strop

@@ -100,7 +100,7 @@ void many_rows(const RecurrenceEval& a, const Run& run) {
   float* gates = arena.floats(most * panels.count * a.batch * kPanel);
   float* states = arena.floats(most * state);
   float* packed = arena.floats(panels.count * panel_size(a.hidden));
-  pack_weight({w_hh, a.hidden, panels}, 0, panels.count, 1, packed);
+  pack_panels({w_hh, a.hidden, panels}, 0, panels.count, packed);
   const float *h0 = run.h0, *c0 = run.c0;
   for (int64_t done = 0; done < a.steps; done += most) {
     const int64_t steps = std::min(most, a.steps - done), first = run.reverse ? a.steps - done - steps : done;

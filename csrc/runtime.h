@@ -65,8 +65,12 @@ class Arena {
 
   // `count` floats, aligned to a cache line, not initialised. Throws std::bad_alloc.
   float* floats(int64_t count);
-  int32_t* ints(int64_t count) { return reinterpret_cast<int32_t*>(floats(count)); }
-  int64_t* longs(int64_t count) { return reinterpret_cast<int64_t*>(floats(2 * count)); }
+  template <typename T>
+  T* many(int64_t count) {
+    return reinterpret_cast<T*>(floats(divide_up(count * static_cast<int64_t>(sizeof(T)), sizeof(float))));
+  }
+  int32_t* ints(int64_t count) { return many<int32_t>(count); }
+  int64_t* longs(int64_t count) { return many<int64_t>(count); }
 
  private:
   size_t block_, used_;  // where the arena around this one had got to

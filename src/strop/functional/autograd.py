@@ -56,6 +56,11 @@ def autocast_dtype(x: Tensor) -> torch.dtype | None:
     return None
 
 
+def may_round(x: Tensor) -> bool:
+    """Whether autocast lets products round their operands to bfloat16 where x is."""
+    return autocast_dtype(x) is torch.bfloat16
+
+
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
     """Suspends autocast; ``as`` gives None if there is none."""
     return nullcontext() if autocast_dtype(x) is None else torch.autocast(x.device.type, enabled=False)

@@ -40,6 +40,7 @@ def _or_empty(like: Tensor, tensor: _Maybe) -> Tensor:
 def recurrence_forward(
     cell: str,
     reverse: bool,
+    bf16: bool,
     batch_sizes: _Maybe,
     x: Tensor,
     h0: Tensor,
@@ -58,7 +59,7 @@ def recurrence_forward(
     recurrent_mask: _Maybe,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """FP of one layer: y, the last h and c, and what is saved for BP; what there is not is empty."""
-    layer = Layer(CELLS[cell], reverse, batch_sizes)
+    layer = Layer(CELLS[cell], reverse, batch_sizes, bf16)
     y, h, c, saved = dispatch.recurrence(x, w_hr is not None).forward(
         layer,
         *(x.contiguous(), h0.contiguous(), None if c0 is None else c0.contiguous()),
@@ -76,6 +77,7 @@ def recurrence_forward(
 def _(
     cell: str,
     reverse: bool,
+    bf16: bool,
     batch_sizes: _Maybe,
     x: Tensor,
     h0: Tensor,
@@ -87,7 +89,7 @@ def _(
     w_hr: _Maybe,
     *_: Any,
 ) -> tuple[Tensor, ...]:
-    layer = Layer(CELLS[cell], reverse, batch_sizes)
+    layer = Layer(CELLS[cell], reverse, batch_sizes, bf16)
     y, state = x.new_empty(*x.shape[:-1], h0.shape[1]), torch.empty_like(h0)
     if w_hr is None:
         saved = dispatch.recurrence(x).saved_like(layer, x, h0.shape[1])
@@ -101,6 +103,7 @@ def _(
 def recurrence_backward(
     cell: str,
     reverse: bool,
+    bf16: bool,
     batch_sizes: _Maybe,
     dy: Tensor,
     dh: Tensor,
@@ -126,7 +129,7 @@ def recurrence_backward(
     need_weights: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """BP and WG of one layer: gradients of x, h0, c0, weights and biases; unneeded ones are empty."""
-    layer, backend = Layer(CELLS[cell], reverse, batch_sizes), dispatch.recurrence(x, w_hr is not None)
+    layer, backend = Layer(CELLS[cell], reverse, batch_sizes, bf16), dispatch.recurrence(x, w_hr is not None)
     masks = (
         _keep(input_index, input_count, input_scale),
         _keep(recurrent_index, recurrent_count, recurrent_scale),
@@ -151,6 +154,7 @@ def recurrence_backward(
 def _(
     cell: str,
     reverse: bool,
+    bf16: bool,
     batch_sizes: _Maybe,
     dy: Tensor,
     dh: Tensor,
@@ -177,9 +181,9 @@ def _(
 
 def save_recurrence(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     """``setup_context`` of ``recurrence_forward``."""
-    cell, reverse, batch_sizes, x, h0, c0, w_ih, w_hh, _, _, w_hr, *masks = inputs
+    cell, reverse, bf16, batch_sizes, x, h0, c0, w_ih, w_hh, _, _, w_hr, *masks = inputs
     y, _, _, *saved = output
-    (ctx.input_scale, ctx.recurrent_scale), ctx.what = (masks[2], masks[5]), (cell, reverse)
+    (ctx.input_scale, ctx.recurrent_scale), ctx.what = (masks[2], masks[5]), (cell, reverse, bf16)
     lists = (masks[0], masks[1], masks[3], masks[4], masks[6])
     ctx.save_for_backward(batch_sizes, x, y, h0, c0, w_ih, w_hh, w_hr, *saved, *lists)
 
@@ -190,7 +194,7 @@ def recurrence_gradients(
     """``backward`` of ``recurrence_forward``, by an operator like ``recurrence_backward``."""
     batch_sizes, x, y, h0, c0, w_ih, w_hh, w_hr, *rest = ctx.saved_tensors
     saved, lists = rest[:_SAVED], rest[_SAVED:]
-    _, _, _, need_x, need_h0, need_c0, *of_weights = ctx.needs_input_grad[:11]
+    _, _, _, _, need_x, need_h0, need_c0, *of_weights = ctx.needs_input_grad[:12]
     index, count, recurrent_index, recurrent_count, recurrent_mask = lists
     upstream = (dy, dh, None if c0 is None else dc)
     masks = (index, count, ctx.input_scale, recurrent_index, recurrent_count, ctx.recurrent_scale)
@@ -200,7 +204,7 @@ def recurrence_gradients(
     )
     needs = (need_x, need_h0, need_c0, *of_weights)
     wanted = [grad if need else None for grad, need in zip(grads, needs, strict=True)]
-    return None, None, None, *wanted, *([None] * 7)
+    return None, None, None, None, *wanted, *([None] * 7)
 
 
 recurrence_forward.register_autograd(recurrence_gradients, setup_context=save_recurrence)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from strop.functional import compiled, transforms
-from strop.functional.autograd import once, refuse_batches, transforming, without_autocast
+from strop.functional.autograd import may_round, once, refuse_batches, transforming, without_autocast
 from strop.functional.checks import check_input, check_mask, check_operand, keep_of
 from strop.ops import cells, dispatch
 from strop.ops.cells import Cell
@@ -131,7 +131,8 @@ def _run(
         return _Recurrence.apply(layer, *operands, input_keep, recurrent_keep, recurrent_mask)
     lists = (*(input_keep or _NO_LISTS), *(recurrent_keep or _NO_LISTS))
     operator = compiled.recurrence_forward if compiling else transforms.recurrence
-    found = operator(layer.cell.name, layer.reverse, layer.batch_sizes, *operands, *lists, recurrent_mask)
+    what = layer.cell.name, layer.reverse, layer.bf16, layer.batch_sizes
+    found = operator(*what, *operands, *lists, recurrent_mask)
     return found[: 3 if layer.cell.has_c else 2]
 
 
@@ -187,6 +188,7 @@ def recurrence(
     c0 = None
     if cell.has_c:
         c0 = states[1] if states is not None else h0 if units == hidden else x.new_zeros(batch, hidden)
+    bf16 = may_round(x)
     with without_autocast(x) as autocast:
         if autocast is not None:
             x, h0 = x.to(weight_hh.dtype), h0.to(weight_hh.dtype)
@@ -200,7 +202,7 @@ def recurrence(
         check_operand("weight_hr", weight_hr, (units, hidden), x)
         check_mask("input_mask", input_mask, steps, batch, features, x.device)
         check_mask("recurrent_mask", recurrent_mask, steps, batch, units, x.device)
-        layer = Layer(cell, reverse, batch_sizes)
+        layer = Layer(cell, reverse, batch_sizes, bf16)
         if input_mask is not None and input_mask.index is None:
             x = times_mask(x, input_mask, layer)
         multiplier = None

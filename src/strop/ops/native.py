@@ -52,6 +52,10 @@ def isa() -> str:
     return torch.ops.strop.isa()
 
 
+has_bf16: bool = missing is None and torch.ops.strop.has_bf16()
+"""Whether the CPU multiplies bfloat16."""
+
+
 def describe() -> str:
     """One line on whether the kernels are there and which instruction set they use."""
     return f"native kernels: {isa()}" if missing is None else f"native kernels are missing: {missing}"
@@ -87,25 +91,29 @@ def smallest(keys: Tensor, kept: int) -> Tensor:
     return chosen
 
 
-def forward(x: Tensor, weight: Tensor, bias: Tensor | None, keep: Keep | None) -> Tensor:
+def forward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, keep: Keep | None, bf16: bool = False
+) -> Tensor:
     """FP: see ``products.forward``."""
     y = empty(x, *x.shape[:2], weight.shape[0])
     x, weight, bias = x.contiguous(), weight.contiguous(), contiguous(bias)
-    torch.ops.strop.linear_forward(x, weight, bias, *lists(keep), y)
+    torch.ops.strop.linear_forward(x, weight, bias, *lists(keep), bf16 and has_bf16, y)
     return y
 
 
-def input_grad(dy: Tensor, weight: Tensor, keep: Keep | None) -> Tensor:
+def input_grad(dy: Tensor, weight: Tensor, keep: Keep | None, bf16: bool = False) -> Tensor:
     """BP: see ``products.input_grad``."""
     dx = empty(dy, *dy.shape[:2], weight.shape[1])
-    torch.ops.strop.linear_input_grad(dy.contiguous(), weight.contiguous(), *lists(keep), dx)
+    dy, weight = dy.contiguous(), weight.contiguous()
+    torch.ops.strop.linear_input_grad(dy, weight, *lists(keep), bf16 and has_bf16, dx)
     return dx
 
 
-def weight_grad(x: Tensor, dy: Tensor, keep: Keep | None) -> Tensor:
+def weight_grad(x: Tensor, dy: Tensor, keep: Keep | None, bf16: bool = False) -> Tensor:
     """WG: see ``products.weight_grad``."""
     dw = empty(x, dy.shape[2], x.shape[2])
-    torch.ops.strop.linear_weight_grad(x.contiguous(), dy.contiguous(), *lists(keep), dw)
+    x, dy = x.contiguous(), dy.contiguous()
+    torch.ops.strop.linear_weight_grad(x, dy, *lists(keep), bf16 and has_bf16, dw)
     return dw
 
 
@@ -117,6 +125,7 @@ def linear_cross_entropy(
     smoothing: float,
     keep: Keep | None,
     save: bool,
+    bf16: bool = False,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """FP, and the cross entropy of every row: ``[T, B]``.
 
@@ -124,6 +133,7 @@ def linear_cross_entropy(
         target: int32 ``[T, B]``, below 0 where a row does not count.
         smoothing: the share of a target that all classes have in common.
         save: whether there will be a backward pass.
+        bf16: as in ``products``.
 
     Returns:
         The losses and, if ``save``, what ``linear_cross_entropy_grad`` needs: the exponentials of the logits
@@ -141,6 +151,7 @@ def linear_cross_entropy(
         target.contiguous(),
         smoothing,
         *lists(keep),
+        bf16 and has_bf16,
         loss,
         *(saved or (None, None)),
     )
@@ -156,6 +167,7 @@ def linear_cross_entropy_grad(
     smoothing: float,
     keep: Keep | None,
     need: tuple[bool, bool, bool],
+    bf16: bool = False,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """BP and WG from the gradient of every row's loss ``[T, B]``.
 
@@ -174,6 +186,7 @@ def linear_cross_entropy_grad(
         target.contiguous(),
         smoothing,
         *lists(keep),
+        bf16 and has_bf16,
         dx,
         dw,
         db,

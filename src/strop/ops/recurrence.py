@@ -32,11 +32,14 @@ class Layer(NamedTuple):
         reverse: whether it runs from the last step to the first.
         batch_sizes: int64 ``[T]`` on the CPU, never growing: the rows of each step of a packed sequence;
             None for as many in every step.
+        bf16: whether a backend may round the products' operands to bfloat16; sums, states and gradients keep
+            their precision.
     """
 
     cell: Cell
     reverse: bool = False
     batch_sizes: Tensor | None = None
+    bf16: bool = False
 
 
 class Rows:
