@@ -18,8 +18,7 @@ namespace {
 // Calls f.template operator()<T>() with the type that the products' operands are rounded to.
 template <typename F>
 void rounding(bool bf16, const F& f) {
-  STD_TORCH_CHECK(!bf16 || bf16_kernels() != nullptr, "bf16: this CPU, or the instruction set that was asked for, does not ",
-                  "multiply bfloat16");
+  STD_TORCH_CHECK(!bf16 || bf16_kernels() != nullptr, "bf16 needs a CPU with AVX512-BF16, and STROP_ISA avx512 or unset");
   bf16 ? f.template operator()<Bf16>() : f.template operator()<float>();
 }
 

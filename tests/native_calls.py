@@ -39,6 +39,7 @@ class Call:
     reverse: bool = False  # or, for recurrence_eval, bidirectional
     packed: bool = False
     projection: int = 0  # units of an LSTM's h, if it is projected
+    bf16: bool = False
 
 
 def schema(op: str) -> torch.FunctionSchema:
@@ -120,7 +121,7 @@ def well_formed(call: Call) -> Arguments:
         keys = torch.randint(-(2**31), 2**31, (T, N), generator=generator) // (2**30 if call.optional else 1)
         return {"keys": keys.int(), "chosen": torch.full((T, min(N, H)), -7, dtype=torch.int32)}
     index, count, scale = keep_lists(call.lists, T, N, generator)
-    arguments: Arguments = {"index": index, "count": count, "scale": scale}
+    arguments: Arguments = {"index": index, "count": count, "scale": scale, "bf16": call.bf16}
     if call.op.startswith("linear"):
         arguments |= {
             "x": normal(T, B, N),

@@ -141,11 +141,11 @@ def samples(op: str, cell: str, dtype: torch.dtype, units: int) -> tuple[Any, ..
 
     keep = (torch.tensor([[0, 2], [1, 2], [0, 1]], dtype=torch.int32), None, 1.5)
     if op == "linear_forward":
-        return leaf(3, 2, 4), leaf(5, 4), leaf(5), *keep
+        return leaf(3, 2, 4), leaf(5, 4), leaf(5), *keep, False
     c0 = leaf(2, 5) if cell == "LSTM" else None
     weights = (leaf(gates * 5, 4), leaf(gates * 5, units), leaf(gates * 5), leaf(gates * 5))
     w_hr = None if units == 5 else leaf(units, 5)
-    return cell, True, None, leaf(3, 2, 4), leaf(2, units), c0, *weights, w_hr, *keep, *keep, None
+    return cell, True, False, None, leaf(3, 2, 4), leaf(2, units), c0, *weights, w_hr, *keep, *keep, None
 
 
 @pytest.mark.parametrize(

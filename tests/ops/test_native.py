@@ -36,6 +36,12 @@ CALLS = [
     *(Call(op, 1, 2, 9, 3, "one", "one") for op in RECURRENCE_OPS),
     *(Call(op, 7, 21, 67, 195, lists) for op in LINEAR_OPS for lists in ("none", "half", "ragged")),
     *(Call(op, 2, 3, 3001, 130, "half") for op in LINEAR_OPS),
+    *(
+        Call(op, 7, 21, 67, 131, "half", "ragged", cell=cell, bf16=native.has_bf16)
+        for op in RECURRENCE_OPS
+        for cell in range(4)
+    ),
+    *(Call(op, 2, 3, 3001, 130, "half", bf16=native.has_bf16) for op in (*LINEAR_OPS, *CROSS_ENTROPY_OPS)),
     *(Call(op, 7, 21, 67, 1300, lists) for op in CROSS_ENTROPY_OPS for lists in ("none", "half", "ragged")),
     *(Call(op, 2, 3, 130, 131, "half", seed=1) for op in CROSS_ENTROPY_OPS),
     *(Call("recurrence_eval", 7, 21, 67, 131, layers=2, cell=cell) for cell in range(4)),
@@ -63,7 +69,9 @@ def results(call: Call, threads: int) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     "call",
     CALLS,
-    ids=lambda c: f"{c.op}-{c.cell}-{c.steps}x{c.batch}x{c.inputs}x{c.units}-{c.projection}-{c.lists}",
+    ids=lambda c: (
+        f"{c.op}-{c.cell}-{c.steps}x{c.batch}x{c.inputs}x{c.units}-{c.projection}-{c.lists}-{c.bf16}"
+    ),
 )
 def test_results_do_not_depend_on_the_number_of_threads(call):
     one = results(call, 1)

@@ -212,15 +212,15 @@ recurrence_forward.register_autograd(recurrence_gradients, setup_context=save_re
 
 @custom_op("strop_compiled::linear_forward", mutates_args=())
 def linear_forward(
-    x: Tensor, weight: Tensor, bias: _Maybe, index: Tensor, count: _Maybe, scale: float
+    x: Tensor, weight: Tensor, bias: _Maybe, index: Tensor, count: _Maybe, scale: float, bf16: bool
 ) -> Tensor:
     """FP of a product on kept columns."""
     keep = Keep(index, count, scale)
-    return dispatch.products(x).forward(x.contiguous(), weight.contiguous(), bias, keep)
+    return dispatch.products(x).forward(x.contiguous(), weight.contiguous(), bias, keep, bf16)
 
 
 @linear_forward.register_fake
-def _(x: Tensor, weight: Tensor, bias: _Maybe, index: Tensor, count: _Maybe, scale: float) -> Tensor:
+def _(x: Tensor, weight: Tensor, *_: Any) -> Tensor:
     return x.new_empty(*x.shape[:2], weight.shape[0])
 
 
@@ -232,14 +232,15 @@ def linear_backward(
     index: Tensor,
     count: _Maybe,
     scale: float,
+    bf16: bool,
     need_dx: bool,
     need_weight: bool,
 ) -> tuple[Tensor, Tensor]:
     """BP and WG of it: gradients of x and of the weight, empty if unneeded."""
     keep, backend = Keep(index, count, scale), dispatch.products(x)
     dy, x, weight = dy.contiguous(), x.contiguous(), weight.contiguous()
-    dx = backend.input_grad(dy, weight, keep) if need_dx else x.new_empty(0)
-    return dx, backend.weight_grad(x, dy, keep) if need_weight else x.new_empty(0)
+    dx = backend.input_grad(dy, weight, keep, bf16) if need_dx else x.new_empty(0)
+    return dx, backend.weight_grad(x, dy, keep, bf16) if need_weight else x.new_empty(0)
 
 
 @linear_backward.register_fake
@@ -250,7 +251,7 @@ def _(dy: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, Tensor
 
 def save_linear(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     """``setup_context`` of ``linear_forward``."""
-    x, weight, _, index, count, ctx.scale = inputs
+    x, weight, _, index, count, ctx.scale, ctx.bf16 = inputs
     ctx.save_for_backward(x, weight, index, count)
 
 
@@ -258,9 +259,9 @@ def linear_gradients(ctx: Any, dy: Tensor, *, backward: Any = linear_backward) -
     """``backward`` of ``linear_forward``, by an operator like ``linear_backward``."""
     x, weight, index, count = ctx.saved_tensors
     need_x, need_weight, need_bias, *_ = ctx.needs_input_grad
-    dx, dw = backward(dy, x, weight, index, count, ctx.scale, need_x, need_weight)
+    dx, dw = backward(dy, x, weight, index, count, ctx.scale, ctx.bf16, need_x, need_weight)
     db = dy.sum((0, 1)) if need_bias else None
-    return dx if need_x else None, dw if need_weight else None, db, None, None, None
+    return dx if need_x else None, dw if need_weight else None, db, None, None, None, None
 
 
 linear_forward.register_autograd(linear_gradients, setup_context=save_linear)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from strop.functional.autograd import once, refuse_batches, transforming, without_autocast
+from strop.functional.autograd import may_round, once, refuse_batches, transforming, without_autocast
 from strop.functional.checks import check_input, check_mask, check_operand, keep_of
 from strop.functional.linear import linear
 from strop.ops import dispatch
@@ -32,10 +32,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
         smoothing: float,
         keep: Keep | None,
         save: bool,
+        bf16: bool,
     ) -> Tensor:
         x, weight = x.contiguous(), weight.contiguous()
-        ctx.backend, ctx.smoothing, ctx.keep = dispatch.cross_entropy(), smoothing, keep
-        loss, saved = ctx.backend.linear_cross_entropy(x, weight, bias, target, smoothing, keep, save)
+        ctx.backend, ctx.smoothing, ctx.keep, ctx.bf16 = dispatch.cross_entropy(), smoothing, keep, bf16
+        loss, saved = ctx.backend.linear_cross_entropy(x, weight, bias, target, smoothing, keep, save, bf16)
         ctx.save_for_backward(x, weight, target, *saved)
         return loss
 
@@ -53,8 +54,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 ctx.smoothing,
                 ctx.keep,
                 ctx.needs_input_grad[:3],
+                ctx.bf16,
             )
-        return *once("linear_cross_entropy", grads), None, None, None, None
+        return *once("linear_cross_entropy", grads), None, None, None, None, None
 
 
 def _check_target(target: Tensor, x: Tensor, classes: int, ignore_index: int) -> Tensor:
@@ -127,13 +129,15 @@ def linear_cross_entropy(
     elif x.dim() == 0 or not x.is_floating_point():
         raise ValueError(f"x must be a floating-point [..., in], got {x.dtype} {list(x.shape)}")
     counts = _check_target(target, x, weight.shape[0], ignore_index)
+    bf16 = may_round(x)
     with without_autocast(x) as autocast:
         if autocast is None or (mask is not None and mask.index is not None):
             x = x if autocast is None else x.to(weight.dtype)
             check_operand("weight", weight, (weight.shape[0], x.shape[-1]), x)
             check_operand("bias", bias, (weight.shape[0],), x)
             if _fuses(x, weight, mask):
-                losses = _fused(x, weight, bias, target.masked_fill(~counts, -1), mask, label_smoothing)
+                target = target.masked_fill(~counts, -1)
+                losses = _fused(x, weight, bias, target, mask, label_smoothing, bf16)
                 if reduction == "none":
                     return losses.view(target.shape)
                 return losses.sum() if reduction == "sum" else losses.sum() / counts.sum()
@@ -157,7 +161,13 @@ def _fuses(x: Tensor, weight: Tensor, mask: Mask | None) -> bool:
 
 
 def _fused(
-    x: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, mask: Mask | None, smoothing: float
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    mask: Mask | None,
+    smoothing: float,
+    bf16: bool,
 ) -> Tensor:
     """The loss of every row, 0 where the target is below 0."""
     if mask is not None and mask.index is None:
@@ -166,4 +176,5 @@ def _fused(
     target = target.int().view(sequence.shape[:2])
     operands = (x, weight, bias)
     save = torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in operands)
-    return _LinearCrossEntropy.apply(sequence, weight, bias, target, float(smoothing), keep_of(mask), save)
+    how = float(smoothing), keep_of(mask), save, bf16
+    return _LinearCrossEntropy.apply(sequence, weight, bias, target, *how)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from strop.functional import compiled, transforms
-from strop.functional.autograd import once, refuse_batches, transforming, without_autocast
+from strop.functional.autograd import may_round, once, refuse_batches, transforming, without_autocast
 from strop.functional.checks import check_input, check_mask, check_operand
 from strop.ops import dispatch
 from strop.ops.products import Keep
@@ -19,31 +19,32 @@ class _Linear(torch.autograd.Function):
     """A product of a whole sequence on kept columns."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, keep: Keep) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, keep: Keep, bf16: bool) -> Tensor:
         x, weight = x.contiguous(), weight.contiguous()
-        ctx.backend, ctx.keep = dispatch.products(x), keep
+        ctx.backend, ctx.keep, ctx.bf16 = dispatch.products(x), keep, bf16
         ctx.save_for_backward(x, weight)
-        return ctx.backend.forward(x, weight, bias, keep)
+        return ctx.backend.forward(x, weight, bias, keep, bf16)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
         x, weight = ctx.saved_tensors
-        need_x, need_weight, need_bias, _ = ctx.needs_input_grad
+        need_x, need_weight, need_bias, *_ = ctx.needs_input_grad
         refuse_batches("linear", grad_outputs)
         with torch.no_grad(), without_autocast(x):
             dy = grad_outputs[0].contiguous()
             grads = (
-                ctx.backend.input_grad(dy, weight, ctx.keep) if need_x else None,
-                ctx.backend.weight_grad(x, dy, ctx.keep) if need_weight else None,
+                ctx.backend.input_grad(dy, weight, ctx.keep, ctx.bf16) if need_x else None,
+                ctx.backend.weight_grad(x, dy, ctx.keep, ctx.bf16) if need_weight else None,
                 dy.sum((0, 1)) if need_bias else None,
             )
-        return *once("linear", grads), None
+        return *once("linear", grads), None, None
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, mask: Mask | None = None) -> Tensor:
     """``torch.nn.functional.linear`` on the dropped x.
 
-    Under autocast it runs in the weight's dtype where the mask drops columns, and as torch's elsewhere.
+    Under autocast it runs in the weight's dtype where the mask drops columns, its operands rounded to
+    bfloat16 if that is asked for and faster, and as torch's elsewhere.
 
     Args:
         x: ``[steps, batch, in]``; any shape if ``mask`` is None.
@@ -66,6 +67,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, mask: Mask | N
         return torch.nn.functional.linear(x * mask.multiplier(x.dtype), weight, bias)
     if weight.dim() != 2:
         raise ValueError(f"weight must be [out, in], got {list(weight.shape)}")
+    bf16 = may_round(x)
     with without_autocast(x) as autocast:
         if autocast is not None:
             x = x.to(weight.dtype)
@@ -73,7 +75,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, mask: Mask | N
         check_operand("bias", bias, (weight.shape[0],), x)
         keep = Keep(mask.index, mask.count, mask.scale)
         if torch.compiler.is_compiling():
-            return compiled.linear_forward(x, weight, bias, *keep)
+            return compiled.linear_forward(x, weight, bias, *keep, bf16)
         if transforming():
-            return transforms.linear(x, weight, bias, *keep)
-        return _Linear.apply(x, weight, bias, keep)
+            return transforms.linear(x, weight, bias, *keep, bf16)
+        return _Linear.apply(x, weight, bias, keep, bf16)

@@ -233,7 +233,8 @@ def lstm(
 
     At step t the products see ``x[t]`` dropped by ``input_mask`` and the h that enters the step (h0
     included) dropped by ``recurrent_mask``. The cell state and the h that is returned are never dropped.
-    Under autocast it runs in the weights' dtype.
+    Under autocast it runs in the weights' dtype; the operands of its products may be rounded to bfloat16, if
+    that is asked for and faster.
 
     Args:
         x: ``[steps, batch, input]``.

@@ -56,6 +56,11 @@ has_bf16: bool = missing is None and torch.ops.strop.has_bf16()
 """Whether the CPU multiplies bfloat16."""
 
 
+def rounds(bf16: bool) -> bool:
+    """Whether operands that may be rounded to bfloat16 are: where that is faster."""
+    return bf16 and has_bf16
+
+
 def describe() -> str:
     """One line on whether the kernels are there and which instruction set they use."""
     return f"native kernels: {isa()}" if missing is None else f"native kernels are missing: {missing}"
@@ -91,13 +96,11 @@ def smallest(keys: Tensor, kept: int) -> Tensor:
     return chosen
 
 
-def forward(
-    x: Tensor, weight: Tensor, bias: Tensor | None, keep: Keep | None, bf16: bool = False
-) -> Tensor:
+def forward(x: Tensor, weight: Tensor, bias: Tensor | None, keep: Keep | None, bf16: bool = False) -> Tensor:
     """FP: see ``products.forward``."""
     y = empty(x, *x.shape[:2], weight.shape[0])
     x, weight, bias = x.contiguous(), weight.contiguous(), contiguous(bias)
-    torch.ops.strop.linear_forward(x, weight, bias, *lists(keep), bf16 and has_bf16, y)
+    torch.ops.strop.linear_forward(x, weight, bias, *lists(keep), rounds(bf16), y)
     return y
 
 
@@ -105,7 +108,7 @@ def input_grad(dy: Tensor, weight: Tensor, keep: Keep | None, bf16: bool = False
     """BP: see ``products.input_grad``."""
     dx = empty(dy, *dy.shape[:2], weight.shape[1])
     dy, weight = dy.contiguous(), weight.contiguous()
-    torch.ops.strop.linear_input_grad(dy, weight, *lists(keep), bf16 and has_bf16, dx)
+    torch.ops.strop.linear_input_grad(dy, weight, *lists(keep), rounds(bf16), dx)
     return dx
 
 
@@ -113,7 +116,7 @@ def weight_grad(x: Tensor, dy: Tensor, keep: Keep | None, bf16: bool = False) ->
     """WG: see ``products.weight_grad``."""
     dw = empty(x, dy.shape[2], x.shape[2])
     x, dy = x.contiguous(), dy.contiguous()
-    torch.ops.strop.linear_weight_grad(x, dy, *lists(keep), bf16 and has_bf16, dw)
+    torch.ops.strop.linear_weight_grad(x, dy, *lists(keep), rounds(bf16), dw)
     return dw
 
 
@@ -151,7 +154,7 @@ def linear_cross_entropy(
         target.contiguous(),
         smoothing,
         *lists(keep),
-        bf16 and has_bf16,
+        rounds(bf16),
         loss,
         *(saved or (None, None)),
     )
@@ -186,7 +189,7 @@ def linear_cross_entropy_grad(
         target.contiguous(),
         smoothing,
         *lists(keep),
-        bf16 and has_bf16,
+        rounds(bf16),
         dx,
         dw,
         db,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from strop.ops import cells
-from strop.ops.native import contiguous, empty, has_bf16, lists
+from strop.ops.native import contiguous, empty, lists, rounds
 from strop.ops.products import Keep
 from strop.ops.recurrence import Layer, projection_grad
 
@@ -86,7 +86,7 @@ def forward(
         *lists(input_keep),
         *lists(recurrent_keep),
         contiguous(recurrent_mask),
-        layer.bf16 and has_bf16,
+        rounds(layer.bf16),
         y.flatten(0, -2),
         gates,
         None if states is None else states.flatten(0, -2),
@@ -137,7 +137,7 @@ def backward(
         *lists(input_keep),
         *lists(recurrent_keep),
         contiguous(recurrent_mask),
-        layer.bf16 and has_bf16,
+        rounds(layer.bf16),
         dgates[0],
         dgates[1] if len(dgates) > 1 else None,
         of_projection[0] if of_projection else None,
@@ -175,7 +175,7 @@ def weight_grad(
         *lists(input_keep),
         *lists(recurrent_keep),
         contiguous(recurrent_mask),
-        layer.bf16 and has_bf16,
+        rounds(layer.bf16),
         dw_ih,
         dw_hh,
         db_ih,

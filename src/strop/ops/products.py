@@ -86,16 +86,16 @@ def drop(x: Tensor, keep: Keep | None) -> Tensor:
     return (x * keep.scale).masked_fill_(dropped(keep, x.shape[0], x.shape[-1]), 0)
 
 
-def forward(x: Tensor, weight: Tensor, bias: Tensor | None, keep: Keep | None) -> Tensor:
+def forward(x: Tensor, weight: Tensor, bias: Tensor | None, keep: Keep | None, bf16: bool = False) -> Tensor:
     """FP: ``y[t] = scale * x[t][:, kept] @ weight[:, kept].T + bias``, ``[T, B, N]``."""
     return torch.nn.functional.linear(drop(x, keep), weight, bias)
 
 
-def input_grad(dy: Tensor, weight: Tensor, keep: Keep | None) -> Tensor:
+def input_grad(dy: Tensor, weight: Tensor, keep: Keep | None, bf16: bool = False) -> Tensor:
     """BP: ``dx[t][:, kept] = scale * dy[t] @ weight[:, kept]``, ``[T, B, K]``, zero in the other columns."""
     return drop(dy @ weight, keep)
 
 
-def weight_grad(x: Tensor, dy: Tensor, keep: Keep | None) -> Tensor:
+def weight_grad(x: Tensor, dy: Tensor, keep: Keep | None, bf16: bool = False) -> Tensor:
     """WG: ``dw[:, kept] += scale * dy[t].T @ x[t][:, kept]`` over all steps, ``[N, K]``."""
     return dy.flatten(0, 1).mT @ drop(x, keep).flatten(0, 1)

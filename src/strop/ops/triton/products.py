@@ -39,16 +39,16 @@ def input_grad_rows(
     return drop(dx, keep, batch, offsets, out=dx)
 
 
-def forward(x: Tensor, weight: Tensor, bias: Tensor | None, keep: Keep | None) -> Tensor:
+def forward(x: Tensor, weight: Tensor, bias: Tensor | None, keep: Keep | None, bf16: bool = False) -> Tensor:
     """FP: see ``products.forward``."""
     return forward_rows(x.flatten(0, 1), weight, bias, keep, x.shape[1]).unflatten(0, x.shape[:2])
 
 
-def input_grad(dy: Tensor, weight: Tensor, keep: Keep | None) -> Tensor:
+def input_grad(dy: Tensor, weight: Tensor, keep: Keep | None, bf16: bool = False) -> Tensor:
     """BP: see ``products.input_grad``."""
     return input_grad_rows(dy.flatten(0, 1), weight, keep, dy.shape[1]).unflatten(0, dy.shape[:2])
 
 
-def weight_grad(x: Tensor, dy: Tensor, keep: Keep | None) -> Tensor:
+def weight_grad(x: Tensor, dy: Tensor, keep: Keep | None, bf16: bool = False) -> Tensor:
     """WG: see ``products.weight_grad``. Dense always: every column is kept at some step."""
     return dy.flatten(0, 1).mT @ drop(x.flatten(0, 1), keep, x.shape[1])
