@@ -100,7 +100,7 @@ void linear_cross_entropy_grad(const CrossEntropy& a, const float* exponentials,
   Arena arena;
   const auto [steps, batch, inputs, outputs] = a.size;
   const Panels panels(1, outputs);
-  const int64_t rows = steps * batch, most = std::min(kSlice, panels.count);
+  const int64_t rows = steps * batch, most = std::min(kSlice<T>, panels.count);
   const Steps all{steps, batch};
   const GradPlace<T> place{a.keep.width};
   T* packed_x = nullptr;

@@ -1,7 +1,7 @@
 // The inner kernels, compiled once per instruction set, and the table by which the rest calls them.
 //
 // A *panel* is 64 output columns of a weight matrix, stored [unit][64]: one kept unit is 256 contiguous bytes. A *slice*
-// is up to 12 panels side by side, stored [unit][panels][64]: what BP reads of a unit at once is contiguous too, or it
+// is some panels side by side, stored [unit][panels][64]: what BP reads of a unit at once is contiguous too, or it
 // would touch 48 pages at a time.
 #pragma once
 
@@ -10,7 +10,8 @@
 namespace strop {
 
 constexpr int64_t kPanel = 64;    // columns of a panel
-constexpr int64_t kSlice = 12;    // panels of a slice; those of a tile's 4 units + 5 rows are 27 KB
+template <typename T>
+constexpr int64_t kSlice = 48 / sizeof(T);  // panels of a slice; those of a tile's 4 units + 5 rows are 27 KB
 constexpr int64_t kDotUnits = 4;  // units of a tile of BP: one Vec4 of sums
 constexpr int64_t kGroup = 16;    // columns of a panel that come from neighbouring rows of the plain weight
 

@@ -145,7 +145,7 @@ void input_grad_all(const Weight& weight, Steps size, const Keep& keep, const Pa
   Arena arena;
   const int64_t steps = size.steps, batch = size.batch;
   const int64_t units = weight.units, width = keep.width;
-  const int64_t slice_panels = std::min(kSlice, weight.panels.count);
+  const int64_t slice_panels = std::min(kSlice<T>, weight.panels.count);
   T* slice = arena.many<T>(slice_panels * panel_size(units));
   T* scratch = arena.many<T>(threads() * slice_panels * batch * kPanel);
   float* sums = arena.floats(size.total() * width);

@@ -190,7 +190,7 @@ void recurrence_backward(const RecurrenceBackward& a) {
   const int64_t row = panels.count * kPanel;  // floats of all gates of a row
 
   T* weight = arena.many<T>(panels.count * panel_size(outputs));
-  pack_slices({a.w_hh, outputs, panels}, 0, panels.count, kSlice, weight);
+  pack_slices({a.w_hh, outputs, panels}, 0, panels.count, kSlice<T>, weight);
   Narrowed<T> of_input(a.dgates, a.dx == nullptr && a.drecurrent != nullptr ? 0 : a.size.total() * row, arena);
   Narrowed<T> of_hidden = a.drecurrent == nullptr ? of_input : Narrowed<T>(a.drecurrent, a.size.total() * row, arena);
   // As a single slice it is w_hr transposed, each row of it filled up to whole panels.
@@ -272,9 +272,9 @@ void recurrence_backward(const RecurrenceBackward& a) {
       const int64_t kept = end - begin;
       float* sum = sums + thread * a.size.batch * chunk;
       std::fill_n(sum, batch * kept, 0.0f);
-      for (int64_t p = 0; p < panels.count; p += kSlice) {
+      for (int64_t p = 0; p < panels.count; p += kSlice<T>) {
         products<T>().input_grad(dgates + p * batch * kPanel, batch * kPanel, batch, weight + p * panel_size(outputs),
-                                 std::min(kSlice, panels.count - p), list + begin, kept, sum, kept);
+                                 std::min(kSlice<T>, panels.count - p), list + begin, kept, sum, kept);
       }
       for (int64_t b = 0; b < batch; ++b) {
         for (int64_t i = 0; i < kept; ++i) {
