@@ -50,43 +50,37 @@ void narrow(const float* from, int64_t count, Bf16* to) {
   std::copy_n(narrowed, count - i, to + i);
 }
 
-// The permutations are those with a mask: GCC 12 warns of what the others leave undefined.
-
-// In FP's order 4 columns of the one group and 4 of the other take turns, so that interleaving two rows within each
-// 128 bits gives the columns of either group side by side.
-template <bool by_turns>
-STROP_INLINE __m512i narrow_groups(__m512 first, __m512 second) {
-  const __m512i both = narrow2(first, second);
-  return by_turns ? _mm512_maskz_permutexvar_epi64(0xff, _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), both) : both;
+// A pair of each two numbers, the first ones in the lower halves. With a mask, as GCC 12 warns of what the permutation
+// without one leaves undefined.
+STROP_INLINE __m512i interleave2(__m512 first, __m512 second) {
+  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
+                                         5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  return _mm512_maskz_permutexvar_epi16(0xffffffff, order, narrow2(first, second));
 }
 
+// In FP's order 4 columns of a group and 4 of the next take turns, so that interleaving two rows within each 128 bits
+// gives the columns of either group side by side.
 template <bool by_turns>
 void pack_as(const float* plain, int64_t plain_stride, const PanelRows& rows, int64_t units, Bf16* panel,
              int64_t panel_stride) {
-  for (int group = 0; group < 4; group += 2) {
-    Bf16* target = panel + group * kGroup;
-    for (int64_t unit = 0; unit < units; unit += kGroup) {
-      const int64_t count = std::min(kGroup, units - unit);
-      alignas(64) float columns[2][kGroup][kGroup] = {};  // [group][unit][column]
-      for (int half = 0; half < 2; ++half) {
-        const float* source = plain + rows.first[group + half] * plain_stride + unit;
-        const int64_t valid = rows.valid[group + half];
-        if (count == kGroup) {
-          Vec tile[kWidth];
+  for (int64_t unit = 0; unit < units; unit += kWidth) {
+    const int64_t count = std::min<int64_t>(kWidth, units - unit);
+    const auto there = static_cast<__mmask16>((1u << count) - 1);
+    for (int half = 0; half < 2; ++half) {
+      Vec pairs[kWidth];  // of columns, for 16 units
 #pragma GCC unroll 16
-          for (int i = 0; i < kWidth; ++i) tile[i] = i < valid ? load(source + i * plain_stride) : Vec{};
-          transpose(tile);
-#pragma GCC unroll 16
-          for (int i = 0; i < kWidth; ++i) store(columns[half][i], tile[i]);
-        } else {
-          for (int64_t column = 0; column < valid; ++column) {
-            for (int64_t i = 0; i < count; ++i) columns[half][i][column] = source[column * plain_stride + i];
-          }
-        }
+      for (int i = 0; i < kWidth; ++i) {
+        const int group = 2 * half + (by_turns ? i / 2 % 2 : i / 8), column = by_turns ? i / 4 * 4 + i % 2 * 2 : i % 8 * 2;
+        const float* source = plain + (rows.first[group] + column) * plain_stride + unit;
+        const int64_t valid = rows.valid[group] - column;
+        const __m512 first = valid > 0 ? _mm512_maskz_loadu_ps(there, source) : _mm512_setzero_ps();
+        const __m512 second = valid > 1 ? _mm512_maskz_loadu_ps(there, source + plain_stride) : _mm512_setzero_ps();
+        pairs[i] = (Vec)interleave2(first, second);
       }
-      for (int64_t i = 0; i < count; ++i) {
-        const __m512i row = narrow_groups<by_turns>(_mm512_load_ps(columns[0][i]), _mm512_load_ps(columns[1][i]));
-        _mm512_storeu_si512(target + (unit + i) * panel_stride, row);
+      transpose(pairs);
+#pragma GCC unroll 16
+      for (int i = 0; i < kWidth; ++i) {
+        if (i < count) _mm512_storeu_si512(panel + (unit + i) * panel_stride + half * kLine, (__m512i)pairs[i]);
       }
     }
   }
@@ -230,12 +224,10 @@ void input_grad(const Bf16* dy, int64_t dy_panel, int64_t rows, const Bf16* slic
 
 // Two rows of dy, column by column; a row that is not there is zero.
 STROP_INLINE void pair_rows(const float* dy, bool both, Bf16* pairs) {
-  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
-                                         5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
   for (int v = 0; v < kVectors; ++v) {
     const __m512 first = _mm512_loadu_ps(dy + v * kGroup);
     const __m512 second = both ? _mm512_loadu_ps(dy + kPanel + v * kGroup) : _mm512_setzero_ps();
-    _mm512_store_si512(pairs + v * kLine, _mm512_maskz_permutexvar_epi16(0xffffffff, order, narrow2(first, second)));
+    _mm512_store_si512(pairs + v * kLine, interleave2(first, second));
   }
 }
 

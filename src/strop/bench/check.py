@@ -18,26 +18,29 @@ _ROUNDING = 1e-6  # relative to the largest value: a few units in the last place
 _AS_GOOD_AS = 4.0  # times plain PyTorch's own fp32 error
 
 
-def stack_discrepancies(preset: Preset, impls: Iterable[Impl], device: torch.device) -> list[str]:
-    """What strop computes wrongly in the first steps of a preset's stack."""
+def stack_discrepancies(
+    preset: Preset, impls: Iterable[Impl], device: torch.device, bf16: bool = False
+) -> list[str]:
+    """What strop computes wrongly in the first steps of a preset's stack, under autocast if `bf16`."""
     torch.manual_seed(0)
     short = replace(preset, steps=min(preset.steps, STEPS))
     given, grad = inputs(short, device)
 
     def loss(model: nn.Module) -> tuple[Tensor, Tensor]:
-        y = model(model.get_parameter("x"))
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            y = model(model.get_parameter("x"))
         return (y * grad.to(y.dtype)).sum(), y
 
     faults = []
     for impl in impls:
         model = build(short, impl).to(device)
         model.register_parameter("x", nn.Parameter(given.detach()))  # its gradient is compared too
-        faults += discrepancies(impl, model, loss)
+        faults += discrepancies(impl, model, loss, bf16)
     return faults
 
 
 def discrepancies(
-    label: str, model: nn.Module, loss: Callable[[nn.Module], tuple[Tensor, Tensor]]
+    label: str, model: nn.Module, loss: Callable[[nn.Module], tuple[Tensor, Tensor]], bf16: bool = False
 ) -> list[str]:
     """Where the backend that `model` runs on leaves the float64 reference by more than fp32 explains.
 
@@ -47,9 +50,10 @@ def discrepancies(
         label: what to call the model.
         model: in fp32, on the device to check.
         loss: of a model, in the dtype of its parameters: a scalar to differentiate, and the value.
+        bf16: more is explained, as much as by parameters that are rounded to bfloat16.
     """
     ours = _outcome(model, loss)
-    plain = _outcome(model, loss, "reference")
+    plain = _outcome(deepcopy(model).bfloat16().float() if bf16 else model, loss, "reference")
     exact = _outcome(deepcopy(model).double(), loss, "reference")
     return beyond_rounding(label, ours, plain, exact)
 

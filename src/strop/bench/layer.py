@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
 
 from strop.bench import command, machine, records
 from strop.bench.check import stack_discrepancies
@@ -12,7 +13,7 @@ from strop.bench.measure import Case, Percentiles, PhaseClock, interleave, one_p
 from strop.bench.presets import IMPLS, LAYER_PRESETS, PHASES, LayerPreset, Preset
 from strop.bench.records import Record, Work
 from strop.bench.stack import build, inputs
-from strop.ops import dispatch
+from strop.ops import dispatch, native
 
 _INPUT_SETS = 3
 
@@ -27,22 +28,39 @@ class Options(CommonOptions):
     seconds: float = 30.0
     """How long to measure, roughly; at least 5 rounds are run."""
 
+    bf16: bool = False
+    """All under torch.autocast to bfloat16, on a CPU that multiplies it."""
+
 
 def run(options: Options) -> int:
-    preset = LAYER_PRESETS[options.preset]
+    preset, bf16 = LAYER_PRESETS[options.preset], options.bf16
+    if bf16 and not native.has_bf16:
+        raise ValueError("bf16: this CPU does not multiply bfloat16 (AVX512-BF16); leave it out")
     return command.run(
         options,
-        lambda device: stack_discrepancies(preset, IMPLS[1:], device),
-        lambda device: [measure(preset, device, options.seconds)],
+        lambda device: stack_discrepancies(preset, IMPLS[1:], device, bf16),
+        lambda device: [measure(preset, device, options.seconds, bf16)],
         lambda timings, where, notes: show(preset, timings[0], where, notes),
     )
 
 
-def measure(preset: Preset, device: torch.device, seconds: float) -> Timing:
+class _Autocast(nn.Module):
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        super().__init__()
+        self.model, self.device = model, device
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16):
+            return self.model(x).float()
+
+
+def measure(preset: Preset, device: torch.device, seconds: float, bf16: bool = False) -> Timing:
     torch.manual_seed(0)
     sets = [inputs(preset, device) for _ in range(_INPUT_SETS)]
     clock = PhaseClock(device)
-    models = {impl: build(preset, impl).to(device) for impl in IMPLS}
+    models: dict[str, nn.Module] = {impl: build(preset, impl).to(device) for impl in IMPLS}
+    if bf16:
+        models = {impl: _Autocast(model, device) for impl, model in models.items()}
     cases: dict[str, Case] = {impl: one_pass(models[impl], sets, device, clock) for impl in IMPLS}
     cases["peak"] = lambda _: {"gflops": machine.peak_gflops(device)}
     with dispatch.wrapped(clock):
@@ -54,8 +72,12 @@ def measure(preset: Preset, device: torch.device, seconds: float) -> Timing:
         ideal = None if impl == "torch" else preset.ideal(impl)
         work |= {(impl, name): Work(phase, ideal) for name in PHASES}
         work[impl, "overall"] = Work(len(PHASES) * phase, ideal)
-    made = records.summarise("layer", preset.name, device.type, samples, work, peak)
-    return Timing(made, len(samples["torch"]["overall"]), peak, ("torch computes BP and WG in one call.",))
+    name = "layer-bf16" if bf16 else "layer"
+    made = records.summarise(name, preset.name, device.type, samples, work, peak)
+    notes = ("torch computes BP and WG in one call.",)
+    if bf16:
+        notes += ("All under autocast to bfloat16; the peak is that of float32.",)
+    return Timing(made, len(samples["torch"]["overall"]), peak, notes)
 
 
 def show(preset: Preset, timing: Timing, where: Provenance, notes: list[str]) -> None:

@@ -50,8 +50,8 @@ class Options:
 
     results: Path = Path("benchmarks/results")
     """Folder of the measurements: NAME `layer`, `train` and `peers` show the newest of every machine and
-    preset (`layer-avx2` with that instruction set), any other the rows of NAME.csv. What `keep` measured is
-    drawn into keep.png."""
+    preset (`layer-avx2` with that instruction set, `layer-bf16` under autocast), any other the rows of
+    NAME.csv. What `keep` measured is drawn into keep.png."""
 
     check: bool = False
     """Change nothing, and fail if a table is not up to date."""
@@ -114,14 +114,15 @@ def render(name: str, results: Path) -> str:
     Raises:
         LookupError: there are no measurements for it.
     """
-    bench, _, isa = name.partition("-")
+    bench, _, isa = (name, "", "") if name in _RENDERERS else name.partition("-")
     if bench in _RENDERERS and isa in ("", *_ISAS):
         rows = _of_bench(bench, results)
         rows = [row for row in rows if row["backend"] == f"native {isa}"] if isa else default_isa(rows)
         if not rows:
             forced = f"STROP_ISA={isa} " if isa else ""
+            command = bench.replace("-", " --")
             raise LookupError(
-                f"{results}: no row of {name}; run {forced}strop bench {bench} --csv {results}/{bench}.csv"
+                f"{results}: no row of {name}; run {forced}strop bench {command} --csv {results}/{bench}.csv"
             )
         return _RENDERERS[bench](_newest(rows))
     file = results / f"{name}.csv"
@@ -214,7 +215,12 @@ def _peer_cells(phases: dict[str, Row]) -> list[str]:
     ]
 
 
-_RENDERERS: dict[str, Callable[[Sequence[Row]], str]] = {"layer": _layer, "train": _train, "peers": _peers}
+_RENDERERS: dict[str, Callable[[Sequence[Row]], str]] = {
+    "layer": _layer,
+    "layer-bf16": _layer,
+    "train": _train,
+    "peers": _peers,
+}
 
 
 def _per_machine(
@@ -236,9 +242,10 @@ def _per_machine(
                     lines.append([preset, _NAMES[impl], *cells(phases)])
         cpu, threads, device = machine
         newest = max(own, key=lambda row: row["date"])
+        precision = "autocast to bfloat16" if newest["bench"].endswith("-bf16") else "fp32"
         place = f"{cpu}, {threads} thread{'s' * (threads != '1')}" if device == "cpu" else device
         parts.append(
-            f"{place}, fp32, torch {newest['torch']}, Python {newest['python']}, {newest['date'][:10]}; "
+            f"{place}, {precision}, torch {newest['torch']}, Python {newest['python']}, {newest['date'][:10]}; "
             f"p50 (p20 to p80):\n\n{_markdown(header, lines)}"
         )
     return "\n".join(parts)
