@@ -71,6 +71,7 @@ class Session:
             epochs=epochs,
             seed=options.seed,
             clip=clip,
+            bf16=options.bf16,
             evaluations=options.evaluations,
             checkpoint_seconds=options.checkpoint_seconds,
             patience=options.patience,

@@ -117,7 +117,7 @@ class _Run:
         else:
             self._restore(path)
         model = self.world.wrap(self.task.model)
-        self.make_step = Step(self.task, model, self.parameters, self.options.clip)
+        self.make_step = Step(self.task, model, self.parameters, self.options.clip, self.options.bf16)
         may_capture = self.options.capture and self.task.capturable and self.world.size == 1
         recorder = recorder_for(self.device) if may_capture else None
         if recorder is not None:
@@ -371,6 +371,8 @@ class _Run:
             **self.task.identity,
             "seed": self.options.seed,
             "clip": self.options.clip,
+            # No word of it in older checkpoints.
+            **({"bf16": True} if self.options.bf16 else {}),
             "device": self.device.type,
             "steps_per_epoch": self.task.steps_per_epoch,
         }

@@ -15,6 +15,7 @@ class LoopOptions:
         epochs: passes over the training data. A finished run resumed with more epochs goes on.
         seed: of the generators that the model draws from during training (dropout masks).
         clip: largest 2-norm of all gradients together; None for no limit.
+        bf16: take losses under autocast to bfloat16.
         evaluations: validations per epoch, evenly spaced, the last at its end; as many as its steps at most.
         checkpoint_seconds: time between checkpoints, beside those at the end of epochs.
         patience: evaluations in a row without a better metric that end the run; None for no such end.
@@ -30,6 +31,7 @@ class LoopOptions:
     epochs: int
     seed: int = 0
     clip: float | None = None
+    bf16: bool = False
     evaluations: int = 1
     checkpoint_seconds: float = 60.0
     patience: int | None = None
@@ -55,6 +57,7 @@ class LoopOptions:
 class LoopSettings(TypedDict, total=False):
     """Fields of `LoopOptions` that have to do with no task, for functions that pass them on."""
 
+    bf16: bool
     evaluations: int
     checkpoint_seconds: float
     patience: int | None

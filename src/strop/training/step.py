@@ -29,12 +29,23 @@ def _ignore(_: Any) -> None:
 
 
 class Step:
-    """Steps of `task` with `model`, which is the task's or a data-parallel wrapper of it."""
+    """Steps of `task` with `model`, which is the task's or a data-parallel wrapper of it.
+
+    Args:
+        clip: the limit; None for none.
+        bf16: take the loss under autocast to bfloat16.
+    """
 
     def __init__(
-        self, task: Task, model: nn.Module, parameters: Sequence[nn.Parameter], clip: float | None
+        self,
+        task: Task,
+        model: nn.Module,
+        parameters: Sequence[nn.Parameter],
+        clip: float | None = None,
+        bf16: bool = False,
     ) -> None:
         self._task, self._model, self._parameters, self._clip = task, model, parameters, clip
+        self._device, self._bf16 = parameters[0].device.type, bf16
 
     def __call__(
         self,
@@ -44,7 +55,8 @@ class Step:
         judge: Callable[[Made], None] = _ignore,
     ) -> Made:
         """One step on a batch. `lap` is told of every phase's end; `judge` may raise before the update."""
-        outcome = self._task.loss(self._model, batch, carry)
+        with torch.autocast(self._device, torch.bfloat16, enabled=self._bf16):
+            outcome = self._task.loss(self._model, batch, carry)
         lap("forward")
         self._task.optimizer.zero_grad()
         outcome.loss.backward()
