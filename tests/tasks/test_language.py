@@ -230,6 +230,25 @@ def test_a_run_is_not_resumed_on_other_data_or_with_another_dropout(corpus, tmp_
         train_language(corpus, preset, "nr-random", tmp_path / "run", tensorboard=False, resume=True)
 
 
+@pytest.mark.parametrize("dropout", DROPOUTS)
+def test_in_bfloat16_a_model_learns_and_resumes_exactly(corpus, dropout, tmp_path):
+    preset = replace(TINY, p=0.1, init=0.5, rate=2.0)
+
+    def run(name: str, epochs: int = 8, **settings):
+        chosen = replace(preset, epochs=epochs)
+        return train_language(corpus, chosen, dropout, tmp_path / name, tensorboard=False, **settings)
+
+    plain, rounded = run("plain"), run("bf16", bf16=True)
+    first, exactly = rounded.rows[0]["train_perplexity"], plain.rows[0]["train_perplexity"]
+    assert first != exactly
+    assert first == pytest.approx(exactly, rel=0.05)
+    assert rounded.test["perplexity"] < 10
+    run("stopped", 3, bf16=True)
+    assert run("stopped", bf16=True, resume=True).test == rounded.test
+    with pytest.raises(CheckpointError, match="bf16"):
+        run("stopped", 9, resume=True)
+
+
 def test_too_little_text_is_refused(corpus):
     with pytest.raises(DataError, match="too few"):
         LanguageTask(replace(corpus, train=corpus.train[:20]), TINY, "nr-st")

@@ -231,3 +231,21 @@ def test_all_dropouts_have_the_same_weights_and_the_same_function_in_evaluation(
         torch.testing.assert_close(loss, losses[0])
     assert batch.target[0].unique().tolist() == [BEGIN_ID]
     assert (batch.target == END_ID).sum() == 3
+
+
+@pytest.mark.parametrize("dropout", DROPOUTS)
+def test_autocast_to_bfloat16_rounds_and_no_more(dropout):
+    model = model_of(dropout, torch.float32, units=24)
+    batch = batch_of((5, 3, 3, 2), (2, 4, 3, 6))
+    found = []
+    for enabled in (False, True):
+        torch.manual_seed(3)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss = cross_entropy(model.train(), batch)
+        found.append({"loss": loss.detach(), **gradients(model, loss.unsqueeze(0))})
+    exact, rounded = found
+    assert rounded.keys() == exact.keys()
+    assert not torch.equal(rounded["loss"], exact["loss"])
+    for name, value in exact.items():
+        assert rounded[name].dtype == torch.float32
+        assert torch.linalg.vector_norm(rounded[name] - value) < 0.05 * torch.linalg.vector_norm(value), name

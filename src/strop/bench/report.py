@@ -245,8 +245,8 @@ def _per_machine(
         precision = "autocast to bfloat16" if newest["bench"].endswith("-bf16") else "fp32"
         place = f"{cpu}, {threads} thread{'s' * (threads != '1')}" if device == "cpu" else device
         parts.append(
-            f"{place}, {precision}, torch {newest['torch']}, Python {newest['python']}, {newest['date'][:10]}; "
-            f"p50 (p20 to p80):\n\n{_markdown(header, lines)}"
+            f"{place}, {precision}, torch {newest['torch']}, Python {newest['python']}, "
+            f"{newest['date'][:10]}; p50 (p20 to p80):\n\n{_markdown(header, lines)}"
         )
     return "\n".join(parts)
 

@@ -35,8 +35,8 @@ class TrainOptions:
         device: Where to train, e.g. cpu or cuda. On a GPU float32 is multiplied in tf32, as torch's LSTM
             does.
         threads: CPU threads, if not torch's choice.
-        bf16: Multiply in bfloat16, under torch's autocast; weights, sums and the optimiser stay in float32. Up
-            to twice as fast where the CPU has AVX512-BF16.
+        bf16: Multiply in bfloat16, under torch's autocast; weights, sums and the optimiser stay in float32.
+            Up to twice as fast where the CPU has AVX512-BF16.
         evaluations: Looks at the valid data per epoch.
         checkpoint_seconds: Time between checkpoints, beside those at the end of every epoch.
         capture: On a GPU, record a step's work as a CUDA graph where the task allows it: faster, and the

@@ -25,9 +25,9 @@ def last_weights(out):
 
 @pytest.mark.parametrize("dropout", DROPOUTS)
 def test_a_tagger_learns_and_resumes_exactly(corpus, tiny, dropout, tmp_path):
-    def train(out, epochs, resume=False):
+    def train(out, epochs, **settings):
         preset = replace(tiny, epochs=epochs)
-        return train_tagger(corpus, preset, dropout, out, evaluations=2, tensorboard=False, resume=resume)
+        return train_tagger(corpus, preset, dropout, out, evaluations=2, tensorboard=False, **settings)
 
     whole = train(tmp_path / "whole", 2)
     rows = read_curve(tmp_path / "whole" / "curve.csv")
@@ -42,6 +42,9 @@ def test_a_tagger_learns_and_resumes_exactly(corpus, tiny, dropout, tmp_path):
     assert [row["valid_f1"] for row in resumed.rows] == [row["valid_f1"] for row in rows]
     expected = last_weights(tmp_path / "whole")
     assert all(torch.equal(weight, expected[name]) for name, weight in last_weights(tmp_path / "run").items())
+    rounded = train(tmp_path / "bf16", 2, bf16=True)
+    assert rounded.rows[0]["train_loss"] == pytest.approx(rows[0]["train_loss"], rel=0.05)
+    assert rounded.test["f1"] > 60
 
 
 def test_a_run_is_not_resumed_on_other_data_or_with_another_dropout(corpus, tiny, tmp_path):

@@ -13,14 +13,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from strop.functional.autograd import may_round, without_autocast
 from strop.ops import cells as kinds
 from strop.ops import dispatch
 from strop.ops.products import Keep
 from strop.ops.recurrence import Layer
 from strop.pattern import Mask
 from strop.tasks.translation.attention import Memory, attend, attend_backward
-
-_LSTM = Layer(kinds.LSTM)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +61,10 @@ def input_feeding(
         `[T, B, H]`.
     """
     flat = [tensor for cell in cells for tensor in cell]
-    return _InputFeeding.apply(inputs, *state, *memory, combine, masks, *flat)
+    bf16, dtype = may_round(inputs), combine.dtype
+    floats = (tensor.to(dtype) for tensor in (inputs, *state, memory.keys, memory.values))
+    with without_autocast(inputs):
+        return _InputFeeding.apply(*floats, memory.padding, combine, masks, bf16, *flat)
 
 
 class _Layer(NamedTuple):
@@ -150,8 +152,10 @@ class _InputFeeding(torch.autograd.Function):
         padding: Tensor,
         combine: Tensor,
         masks: DecoderMasks,
+        bf16: bool,
         *flat: Tensor,
     ) -> Tensor:
+        kind = Layer(kinds.LSTM, bf16=bf16)
         recurrence, products = dispatch.recurrence(inputs), dispatch.products(inputs)
         memory = Memory(keys, values, padding)
         plan = _Plan(masks, inputs, h0.shape[2])
@@ -165,17 +169,18 @@ class _InputFeeding(torch.autograd.Function):
             for layer, cell in enumerate(cells):
                 keeps = _at(plan.inputs[layer], step), _at(plan.recurrent[layer], step), None
                 y, h_next, c_next, saved = recurrence.forward(
-                    _LSTM, x[None], h[layer], c[layer], *cell, *keeps
+                    kind, x[None], h[layer], c[layer], *cell, *keeps
                 )
                 layers.append(_Layer(x, y[0], h[layer], c[layer], saved))
                 x, h[layer], c[layer] = y[0], h_next, c_next
             query = _times(x, plan.final, step)
             context, weights = attend(query, memory)
             both = torch.cat((context, query), 1)
-            output = products.forward(both[None], combine, None, _at(plan.combine, step))[0].tanh_()
+            output = products.forward(both[None], combine, None, _at(plan.combine, step), bf16)[0].tanh_()
             trace.append(_Step(layers, query, weights, both, output))
             fed = _times(output, plan.output, step)
         ctx.plan, ctx.trace, ctx.recurrence, ctx.products = plan, trace, recurrence, products
+        ctx.kind = kind
         ctx.save_for_backward(h0, keys, values, padding, combine, *flat)
         return torch.stack([step.output for step in trace])
 
@@ -187,7 +192,7 @@ class _InputFeeding(torch.autograd.Function):
         h0, keys, values, padding, combine, *flat = ctx.saved_tensors
         plan: _Plan = ctx.plan
         trace: list[_Step] = ctx.trace
-        recurrence, products = ctx.recurrence, ctx.products
+        recurrence, products, kind = ctx.recurrence, ctx.products, ctx.kind
         memory = Memory(keys, values, padding)
         cells = _by_cell(flat)
         steps, words = len(trace), flat[0].shape[1] - h0.shape[2]
@@ -203,7 +208,7 @@ class _InputFeeding(torch.autograd.Function):
             if dfed is not None:
                 doutput = doutput + _times(dfed, plan.output, step)
             dsum = doutput * (1 - done.output * done.output)
-            dboth = products.input_grad(dsum[None], combine, _at(plan.combine, step))[0]
+            dboth = products.input_grad(dsum[None], combine, _at(plan.combine, step), kind.bf16)[0]
             dcontext, dquery = dboth.chunk(2, 1)
             dcontext = dcontext.contiguous()
             dattended, dscores = attend_backward(dcontext, done.weights, memory)
@@ -213,7 +218,7 @@ class _InputFeeding(torch.autograd.Function):
                 x, y, h, c, saved = done.layers[layer]
                 keeps = _at(plan.inputs[layer], step), _at(plan.recurrent[layer], step), None
                 gates, dbelow, dh[layer], dc[layer] = recurrence.backward(
-                    _LSTM,
+                    kind,
                     dx[None],
                     dh[layer],
                     dc[layer],
@@ -233,7 +238,7 @@ class _InputFeeding(torch.autograd.Function):
         of_steps.reverse()
         dsums, dcontexts, dscores = (torch.stack(each) for each in zip(*of_steps, strict=True))
         both = torch.stack([step.both for step in trace])
-        dcombine = products.weight_grad(both, dsums, plan.combine)
+        dcombine = products.weight_grad(both, dsums, plan.combine, kind.bf16)
         weights, queries = (
             torch.stack(each) for each in zip(*((step.weights, step.query) for step in trace), strict=True)
         )
@@ -246,7 +251,7 @@ class _InputFeeding(torch.autograd.Function):
             y = torch.stack([step.layers[layer].y for step in trace])
             of_all = tuple(torch.cat(each) for each in zip(*gates, strict=True))
             dcells += recurrence.weight_grad(
-                _LSTM, x, y, h0[layer], of_all, plan.inputs[layer], plan.recurrent[layer], None
+                kind, x, y, h0[layer], of_all, plan.inputs[layer], plan.recurrent[layer], None
             )
         dstates = (torch.stack([part for part in each if part is not None]) for each in (dh, dc))
-        return dinputs, *dstates, dkeys, dvalues, None, dcombine, None, *dcells
+        return dinputs, *dstates, dkeys, dvalues, None, dcombine, None, None, *dcells
