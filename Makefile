@@ -40,7 +40,7 @@ format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# All timings of README and docs on an idle machine, 13 minutes; appends to benchmarks/results and writes the tables.
+# All timings of README and docs on an idle machine, 15 minutes; appends to benchmarks/results and writes the tables.
 bench: install
 	$(BIN)/pip install --quiet --disable-pip-version-check "jax[cpu]>=0.5" \
 	  || echo "bench: JAX cannot be had, its row is left out"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Takes all measurements of the README and of docs/, in about 13 minutes: on an idle machine, with strop[recipes,peers]
+# Takes all measurements of the README and of docs/, in about 15 minutes: on an idle machine, with strop[recipes,peers]
 # installed. Appends to benchmarks/results, then writes tables and pictures. `strop` is the one on the PATH.
 # What is left to hand, as it takes longer: strop bench sweep --csv benchmarks/results/sweep.csv
 set -eu
@@ -13,6 +13,11 @@ layer zaremba-large 35
 layer awd-lstm 60
 layer nmt-luong 20
 layer ner-bilstm 15
+if python -c 'from strop.ops import native; raise SystemExit(not native.has_bf16)'; then
+  for preset in zaremba-medium zaremba-large awd-lstm nmt-luong ner-bilstm; do
+    strop bench layer --bf16 --preset $preset --seconds 15 --csv $results/layer-bf16.csv
+  done
+fi
 strop bench train --preset zaremba-medium --seconds 25 --csv $results/train.csv
 strop bench train --preset zaremba-large --seconds 35 --csv $results/train.csv
 strop bench train --preset ner-targer --seconds 15 --csv $results/train.csv

@@ -271,7 +271,7 @@ def test_writing_over_the_output_is_noticed():
 
 @pytest.mark.parametrize("name", CASES)
 def test_autocast_runs_in_the_weights_dtype(name, monkeypatch):
-    monkeypatch.setattr(native, "has_bf16", False)  # operands are rounded there: see test_bf16.py
+    monkeypatch.setattr(native, "has_bf16", False)  # operands are rounded there: see test_native_bf16.py
     plain = operands(4, 3, 6, 5, torch.float32)
     drawn = masks(name, plain)
 

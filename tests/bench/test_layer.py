@@ -10,7 +10,7 @@ import torch
 from strop.bench import layer
 from strop.bench.presets import IMPLS, LAYER_PRESETS, Layers, Preset
 from strop.bench.stack import build, inputs
-from strop.ops import dispatch
+from strop.ops import dispatch, native
 
 TINY = Preset("zaremba-medium", (Layers(6, 8, 2), Layers(8, 4)), batch=3, steps=5, nr=0.5, rh=0.25)
 BOTH_WAYS = Preset(
@@ -150,11 +150,30 @@ def dispatch_name() -> str:
     return "native" if dispatch.available("native") else "reference"
 
 
-@pytest.mark.parametrize("fault", [math.nan, 1e-3])
+@pytest.mark.skipif(not native.has_bf16, reason="this CPU does not multiply bfloat16")
+def test_in_bfloat16_it_writes_records_of_its_own(tiny: Preset, tmp_path: Path, capsys):
+    out = tmp_path / "out.json"
+    assert layer.run(layer.Options(seconds=0, json=out, bf16=True)) == 0
+    records = json.loads(out.read_text())
+    assert {r["bench"] for r in records} == {"layer-bf16"}
+    assert [r["impl"] for r in records if r["phase"] == "overall"] == list(IMPLS)
+    assert all(r["ms_p50"] > 0 for r in records if r["phase"] == "overall")
+    assert "autocast to bfloat16" in capsys.readouterr().out
+
+
+def test_refuses_bfloat16_where_the_cpu_has_none(tiny: Preset, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(native, "has_bf16", False)
+    with pytest.raises(ValueError, match="bf16: this CPU does not multiply bfloat16"):
+        layer.run(layer.Options(seconds=0, bf16=True))
+
+
+@pytest.mark.parametrize(("fault", "bf16"), [(math.nan, False), (1e-3, False), (math.nan, True), (1.0, True)])
 def test_refuses_while_wrong(
-    tiny: Preset, monkeypatch: pytest.MonkeyPatch, capsys, tmp_path: Path, fault: float
+    tiny: Preset, monkeypatch: pytest.MonkeyPatch, capsys, tmp_path: Path, fault: float, bf16: bool
 ):
     """A backend with one wrong gradient is not timed."""
+    if bf16 and not native.has_bf16:
+        pytest.skip("this CPU does not multiply bfloat16")
     real = dispatch.recurrence
 
     def weight_grad(*args):
@@ -171,7 +190,7 @@ def test_refuses_while_wrong(
 
     monkeypatch.setattr(dispatch, "recurrence", broken)
     out = tmp_path / "out.json"
-    assert layer.run(layer.Options(seconds=0, json=out)) == 1
+    assert layer.run(layer.Options(seconds=0, json=out, bf16=bf16)) == 1
     captured = capsys.readouterr()
     assert not captured.out
     assert "nr-rh-st: the gradient of lstms.0.weight_hh_l0 is off by" in captured.err

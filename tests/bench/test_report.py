@@ -74,6 +74,22 @@ def test_instruction_sets_that_were_asked_for_have_tables_of_their_own(tmp_path:
     assert "3.25x" not in asked
 
 
+def test_what_ran_in_bfloat16_has_a_table_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    text = TEXT + TEXT.replace("layer", "layer-bf16")
+    rows(tmp_path / "layer.csv")
+    assert report.run(options(tmp_path, text)) == 1
+    assert "run strop bench layer --bf16" in capsys.readouterr().err
+    rounded = replace(OVERALL, bench="layer-bf16", speedup_vs_torch=5.25)
+    append_csv(tmp_path / "layer-bf16.csv", HERE, 9, 500.0, [rounded])
+    assert report.run(options(tmp_path, text)) == 0
+    plain, own = (tmp_path / "README.md").read_text().split("layer-bf16")
+    assert "3.25x" in plain
+    assert "fp32" in plain
+    assert "5.25x" not in plain
+    assert "2 threads, autocast to bfloat16, torch" in own
+    assert "5.25x" in own
+
+
 def test_peers_have_a_table(tmp_path: Path):
     own = {"software": "jax 1.0", "first_seconds": 12.34, "best": "jax", "speedup_vs_best": 1.0}
     jax = replace(OVERALL, bench="peers", preset="lstm-650", impl="jax")

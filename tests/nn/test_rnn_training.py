@@ -172,7 +172,7 @@ def test_autocast_does_not_lower_the_weights_precision_while_something_is_droppe
     mode, options, low, monkeypatch
 ):
     """Sums are float32 or better: with an input that is exact in both, there is no difference at all."""
-    monkeypatch.setattr(native, "has_bf16", False)  # operands are rounded there: see test_bf16.py
+    monkeypatch.setattr(native, "has_bf16", False)  # operands are rounded there: see test_native_bf16.py
     if "proj_size" in options and mode != "LSTM":
         pytest.skip("only LSTMs have projections")
     module = make(mode, 6, 8, 2, **EVERYWHERE, **options)

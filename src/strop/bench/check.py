@@ -15,6 +15,7 @@ from strop.ops import dispatch
 STEPS = 4  # enough steps to tell, few enough to do in float64
 
 _ROUNDING = 1e-6  # relative to the largest value: a few units in the last place of fp32
+_BF16_ROUNDING = 2.0**-9  # the same, of an operand
 _AS_GOOD_AS = 4.0  # times plain PyTorch's own fp32 error
 
 
@@ -55,17 +56,21 @@ def discrepancies(
     ours = _outcome(model, loss)
     plain = _outcome(deepcopy(model).bfloat16().float() if bf16 else model, loss, "reference")
     exact = _outcome(deepcopy(model).double(), loss, "reference")
-    return beyond_rounding(label, ours, plain, exact)
+    return beyond_rounding(label, ours, plain, exact, _BF16_ROUNDING if bf16 else _ROUNDING)
 
 
 def beyond_rounding(
-    label: str, ours: Mapping[str, Tensor], plain: Mapping[str, Tensor], exact: Mapping[str, Tensor]
+    label: str,
+    ours: Mapping[str, Tensor],
+    plain: Mapping[str, Tensor],
+    exact: Mapping[str, Tensor],
+    rounding: float = _ROUNDING,
 ) -> list[str]:
     """Where `ours` is further from `exact` than fp32 explains, going by plain PyTorch's own error."""
     faults = []
     for name, value in exact.items():
         error = (ours[name] - value).abs().max()
-        allowed = _AS_GOOD_AS * (plain[name] - value).abs().max() + _ROUNDING * value.abs().max()
+        allowed = _AS_GOOD_AS * (plain[name] - value).abs().max() + rounding * value.abs().max()
         if not error <= allowed:  # NaN is a fault
             faults.append(f"{label}: {name} is off by {error:.2e} (rounding explains {allowed:.2e})")
     return faults

@@ -217,9 +217,9 @@ def _peer_cells(phases: dict[str, Row]) -> list[str]:
 
 _RENDERERS: dict[str, Callable[[Sequence[Row]], str]] = {
     "layer": _layer,
-    "layer-bf16": _layer,
     "train": _train,
     "peers": _peers,
+    "layer-bf16": _layer,
 }
 
 
