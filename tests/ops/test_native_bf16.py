@@ -10,7 +10,7 @@ import oracle
 import strop
 from native_calls import Call, expected, keep_lists, run, well_formed
 from strop import functional
-from strop.ops import native
+from strop.ops import native, native_recurrence
 from strop.ops.products import Keep
 from strop.pattern import Pattern
 
@@ -153,6 +153,32 @@ def test_only_autocast_to_bfloat16_rounds(monkeypatch):
         assert b.dtype == torch.float32
     monkeypatch.setattr(native, "has_bf16", False)  # as on other CPUs
     assert all(map(torch.equal, plain, train(model, head, torch.bfloat16)))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("mode", ["LSTM", "GRU"])
+def test_with_nothing_dropped_training_rounds_too_and_gives_bfloat16(mode, packed, monkeypatch):
+    torch.manual_seed(0)
+    layer = getattr(strop, mode)(50, 120, 2, bidirectional=True)
+    plain = getattr(torch.nn, mode)(50, 120, 2, bidirectional=True)
+    plain.load_state_dict(layer.state_dict())
+    x = torch.randn(9, 40, 50)
+    given = torch.nn.utils.rnn.pack_padded_sequence(x, torch.arange(40) % 9 + 1, enforce_sorted=False)
+    calls = []
+    real = native_recurrence.forward
+    monkeypatch.setattr(native_recurrence, "forward", lambda *a: calls.append(a[0].bf16) or real(*a))
+    found = []
+    for module, autocast in ((layer, True), (plain, False)):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            y, states = module(given if packed else x)
+        rows = y.data if packed else y
+        assert rows.dtype == (torch.bfloat16 if autocast else torch.float32)
+        rows.float().cos().sum().backward()
+        last = states if mode == "LSTM" else (states,)
+        found.append([rows, *last, *(p.grad for p in module.parameters())])
+    assert calls == [True] * 4
+    for ours, exact in zip(*found, strict=True):
+        assert torch.linalg.vector_norm(ours.float() - exact) < 0.02 * torch.linalg.vector_norm(exact)
 
 
 @pytest.mark.parametrize("kind", ["lstm", "linear"])

@@ -12,7 +12,7 @@ from strop.functional import operator, ways
 from strop.functional.autograd import autocast_dtype, transforming, without_autocast
 from strop.functional.recurrence import States, check_batch_sizes
 from strop.functional.stack import stack
-from strop.ops import dispatch
+from strop.ops import dispatch, native
 from strop.ops.cells import Cell
 
 
@@ -29,9 +29,9 @@ def dense_stack(
 ) -> tuple[Tensor, States]:
     """``stack`` with nothing dropped; each direction has ``each`` weights.
 
-    Exporting, tracing, ``torch.func``, autocast, projections in evaluation and evaluation under
-    ``torch.compile`` see torch's own operator, and so do calls so small that it is faster. Where autocast on
-    a CPU would make it fail, it runs in the weights' dtype.
+    Exporting, tracing, ``torch.func``, projections in evaluation and evaluation under ``torch.compile`` see
+    torch's own operator, and so do calls so small that it is faster. So does autocast, but for training on a
+    CPU that multiplies bfloat16; where on a CPU it would fail, it runs in the weights' dtype.
     """
     autocast, dtype = autocast_dtype(x), flat[0].dtype
     gradients = ways.needs_grad(*flat, x, *(states or ()))
@@ -51,6 +51,16 @@ def dense_stack(
         or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
         or transforming()
     )
+    if (
+        (autocast is torch.bfloat16 and x.is_cpu and gradients and training and not compiling and not traced)
+        and (native.has_bf16 and dispatch.select(flat[0]) == "native")
+        and (x.numel() and not _is_small(x, flat, batch_sizes))
+    ):
+        weights = operator.by_direction(flat, each)
+        nothing = (None,) * len(weights)
+        how = {"bidirectional": bidirectional, "batch_sizes": batch_sizes}
+        y, last = stack(cell, x, states, weights, nothing, nothing, **how)
+        return y.to(autocast), tuple(state.to(autocast) for state in last)
     projected = each % 2 == 1
     if (
         (autocast is not None or traced or not x.numel() or dispatch.select(x) != "native")
@@ -97,3 +107,8 @@ def dense_stack(
         backward=gradients and training,
     )
     return by_operator(x, flat) if way == "operator" else by_kernels(x, flat)
+
+
+def _is_small(x: Tensor, flat: Sequence[Tensor], batch_sizes: Tensor | None) -> bool:
+    batch = x.shape[1] if batch_sizes is None else int(batch_sizes[0])
+    return ways.is_small(x.shape[:-1].numel(), batch, flat)
