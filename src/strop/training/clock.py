@@ -23,6 +23,7 @@ class StepClock:
         self.seconds: dict[str, float] = {}
         self._samples: dict[str, array[float]] = {}
         self._earlier_ms: dict[str, float] = {}
+        self._device = device
         self._on_device = device.type == "cuda"
         self._last: Any = 0.0  # a time, or an event
         self._open: list[tuple[str, Any, Any]] = []
@@ -70,7 +71,7 @@ class StepClock:
         if not self._on_device:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
-        event.record()
+        event.record(torch.cuda.current_stream(self._device))
         return event
 
     def _add(self, phase: str, seconds: float) -> None:
