@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import time
 
 import pytest
 import torch
 
 from strop.bench import gpu, gpu_check
+from strop.bench.side_by_side import run_parts
 from strop.ops import dispatch
 from strop.ops.products import Keep
 
@@ -70,6 +72,38 @@ def test_what_fails_is_noted_and_the_rest_goes_on(monkeypatch, tmp_path, capsys)
     assert gpu.run(gpu.Options(out, device=DEVICE, tiny=True)) == 1
     assert "failed: nr-rh-st at sweep fp32: RuntimeError no such luck" in capsys.readouterr().out
     assert "cudnn" in out.read_text()
+
+
+def test_parts_are_compiled_side_by_side():
+    """In the interpreter nothing is compiled, but all of it runs."""
+    arguments = (gpu._compile, DEVICE, True, ("fp32", "fp16"))
+    assert run_parts(*arguments, parts=2, seconds=100) == 2
+
+
+def test_parts_that_fail_or_take_too_long_are_counted_out():
+    assert run_parts(_sleeps_or_fails, parts=3, seconds=8) == 1
+
+
+def _sleeps_or_fails(part: int, parts: int) -> None:
+    if part == 1:
+        raise RuntimeError("no such luck")
+    if part == 2:
+        time.sleep(1000)
+
+
+def test_every_part_is_compiled_once(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        gpu_check, "_faults_of", lambda case, dtype, name, device: seen.append((case, name)) or []
+    )
+    monkeypatch.setattr(gpu, "points", lambda *_: [])
+    for part in range(3):
+        gpu._compile(DEVICE, False, ("fp32", "fp16"), part, 3)
+    alone = list(seen)
+    seen.clear()
+    gpu._compile(DEVICE, False, ("fp32", "fp16"), 0, 1)
+    assert sorted(map(str, alone)) == sorted(map(str, seen))
+    assert len(set(map(str, seen))) == len(seen) > 3
 
 
 def test_says_where_cudnn_did_not_run():

@@ -12,7 +12,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from time import perf_counter
@@ -25,6 +25,7 @@ from strop.bench.baselines import EagerLoop
 from strop.bench.gpu_machine import Gpu, describe
 from strop.bench.measure import Percentiles
 from strop.bench.presets import LAYER_PRESETS, Layers, Preset
+from strop.bench.side_by_side import run_parts
 from strop.bench.stack import build, inputs
 from strop.graphs import capturing
 from strop.ops import choice, dispatch
@@ -42,6 +43,7 @@ _MEASURED = ("fp16", "tf32", "fp32")
 _INPUT_SETS, _REPLAYS = 3, 5
 _ROUNDS = 5  # at least
 _SECONDS, _SWEEP_SECONDS = 2.0, 0.5
+_WORKERS, _AHEAD_SECONDS = 12, 120.0  # compiling 500 variants of kernels takes one process some 500 s
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,10 @@ def _run(options: Options) -> int:
     where = describe(device)
     print(where.line(), flush=True)
     names = ("fp32", "fp16") if interpreted else tuple(PRECISIONS)
+    workers = min(_WORKERS, (os.cpu_count() or 1) - 1)
+    if not interpreted and workers > 1:
+        done = run_parts(_compile, options.device, options.tiny, names, parts=workers, seconds=_AHEAD_SECONDS)
+        print(f"compiled by {done} of {workers} processes in {perf_counter() - start:.0f} s", flush=True)
     with dispatch.use("triton"):
         faults = gpu_check.faults(device, {name: PRECISIONS[name] for name in names}, precision, options.tiny)
     print(f"checked in {perf_counter() - start:.0f} s", flush=True)
@@ -143,6 +149,21 @@ def _run(options: Options) -> int:
         print("What was taken, and why:", *chosen, sep="\n  ")
     show(rows, notes)
     return 1 if any(note.startswith("failed") for note in notes) else 0
+
+
+def _compile(device: str, tiny: bool, names: tuple[str, ...], part: int, parts: int) -> None:
+    """Runs a part of all checks and points once: Triton keeps what it compiles on disk, for what comes after.
+
+    What fails here fails there again, and is told there.
+    """
+    place = torch.device(device)
+    with dispatch.use("triton"):
+        gpu_check.faults(place, {name: PRECISIONS[name] for name in names}, precision, tiny, part, parts)
+    for point in points(tiny, names)[part::parts]:
+        with precision(point.precision) as dtype, suppress(Exception):
+            x, grad = (tensor.detach().to(dtype) for tensor in inputs(point.preset, place))
+            for impl in _OURS:
+                _pass(_model(point.preset, impl).to(place, dtype), x.requires_grad_(), grad, impl)()
 
 
 def _exists(device: torch.device) -> bool:

@@ -56,12 +56,20 @@ def faults(
     precisions: dict[str, tuple[torch.dtype, str]],
     precision: Callable[[str], AbstractContextManager[torch.dtype]],
     tiny: bool,
+    part: int = 0,
+    parts: int = 1,
 ) -> list[str]:
-    """What is further from float64 than twice what plain PyTorch is in that precision on the device."""
+    """What is further from float64 than twice what plain PyTorch is in that precision on the device.
+
+    Of several parts, only what belongs to one is looked at.
+    """
     found = []
-    for case, name in product(_cases(tiny), precisions):
-        if not (tiny or case.everywhere or name in ("fp32", "bf16")):
-            continue
+    todo = [
+        (case, name)
+        for case, name in product(_cases(tiny), precisions)
+        if tiny or case.everywhere or name in ("fp32", "bf16")
+    ]
+    for case, name in todo[part::parts]:
         torch.manual_seed(0)
         with precision(name) as dtype:
             for way in _ways(case, dtype, device):
