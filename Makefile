@@ -49,24 +49,8 @@ bench: install
 # All that a GPU can tell within 8 minutes, from a bare checkout: its Python needs torch and Triton alone. Prints a
 # short table last; GPU_OUT gets all of it. What fails is told, the rest is done all the same, and the status is not 0.
 GPU_OUT ?= gpu.csv
-GPU_TESTS := tests/test_graphs.py tests/ops/test_triton_*.py --deselect tests/ops/test_triton_compile.py
 gpu:
-	@start=$$(date +%s); failed=0; \
-	if $(PYTHON) -c 'import pytest, pytest_timeout, hypothesis' 2>/dev/null; then \
-	  training=$$($(PYTHON) -c 'import safetensors' 2>/dev/null && echo tests/training/test_captured.py); \
-	  PYTHONPATH=src timeout -s INT -k 10 150 $(PYTHON) -m pytest -q -W default -o faulthandler_timeout=45 \
-	    $(GPU_TESTS) $$training; status=$$?; \
-	  if [ $$status = 124 ] || [ $$status = 137 ]; then echo "gpu: the tests were cut off after 150 seconds"; \
-	  elif [ $$status != 0 ]; then echo "gpu: tests failed"; failed=1; fi; \
-	fi; \
-	if command -v compute-sanitizer >/dev/null; then \
-	  PYTHONPATH=src timeout -k 10 60 compute-sanitizer --report-api-errors no --error-exitcode 1 \
-	    $(PYTHON) -m strop.bench gpu --tiny --out $(GPU_OUT); status=$$?; \
-	  if [ $$status = 124 ] || [ $$status = 137 ]; then echo "gpu: compute-sanitizer was cut off after a minute"; \
-	  elif [ $$status != 0 ]; then echo "gpu: compute-sanitizer found a fault"; failed=1; fi; \
-	fi; \
-	minutes=$$(awk "BEGIN { print 7.25 - ($$(date +%s) - $$start) / 60 }"); \
-	PYTHONPATH=src $(PYTHON) -m strop.bench gpu --minutes $$minutes --out $(GPU_OUT) && exit $$failed
+	$(PYTHON) benchmarks/gpu.py --out $(GPU_OUT)
 
 # Four language models on a GPU with the data of PTB=FOLDER, to their last epoch; those that were stopped go on.
 # Learning curves are left in runs/gpu/*/curve.csv and .png: make gpu-train PTB=FOLDER
