@@ -142,3 +142,27 @@ def test_projections_run_in_plain_pytorch(device):
             return [y, h, c, *torch.autograd.grad((y.sum(), h.sum(), c.sum()), [*module.parameters()])]
 
     torch.testing.assert_close(results("triton"), results("reference"))
+
+
+@pytest.mark.parametrize("mode", ["LSTM", "GRU"])
+def test_autocast_runs_in_the_dtype_that_is_asked_for(device, mode):
+    """As of torch's layers on a GPU."""
+    layer = getattr(strop, mode)(5, 7, 2, dropout=0.5, recurrent_dropout=0.5).to(device)
+    head = strop.Linear(7, 9, dropout=0.5).to(device)
+    x = torch.randn(4, 3, 5, device=device)
+    masks, mask = layer.draw(4, 3), head.draw(4, 3)
+    parameters = [*layer.parameters(), *head.parameters()]
+    found = []
+    for backend, enabled in (("triton", True), ("reference", False)):
+        with dispatch.use(backend):
+            with torch.autocast(device.type, torch.float16, enabled=enabled):
+                y, states = layer(x, masks=masks)
+                z = head(y, mask)
+            found.append([z, y, *(states if mode == "LSTM" else (states,))])
+            found[-1] += torch.autograd.grad(z.float().square().sum(), parameters)
+    low, exact = found
+    forward = len(low) - len(parameters)
+    assert {each.dtype for each in low[:forward]} == {torch.float16}
+    assert {each.dtype for each in low[forward:]} == {torch.float32}
+    for ours, value in zip(low, exact, strict=True):
+        assert torch.linalg.vector_norm(ours.float() - value) < 0.01 * torch.linalg.vector_norm(value)

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch._C._functorch import is_legacy_batchedtensor
 from torch.autograd import forward_ad
 
+from strop.ops import dispatch
+
 
 def refuse_second_derivative(name: str) -> NoReturn:
     raise RuntimeError(
@@ -59,6 +61,19 @@ def autocast_dtype(x: Tensor) -> torch.dtype | None:
 def may_round(x: Tensor) -> bool:
     """Whether autocast lets products round their operands to bfloat16 where x is."""
     return autocast_dtype(x) is torch.bfloat16
+
+
+def autocast_to(x: Tensor, weight: Tensor) -> torch.dtype | None:
+    """The dtype that autocast has an operation of ours run in where x is; None if there is no autocast.
+
+    On a GPU that which was asked for, as of torch's layers; on a CPU the weight's, as there are no kernels
+    for another.
+    """
+    dtype = autocast_dtype(x)
+    if dtype is None:
+        return None
+    on_gpu = x.is_cuda or (not torch.compiler.is_compiling() and dispatch.asked() == "triton")
+    return dtype if on_gpu and weight.dtype is torch.float32 else weight.dtype
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:

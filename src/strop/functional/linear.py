@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 from strop.functional import compiled, transforms
-from strop.functional.autograd import may_round, once, refuse_batches, transforming, without_autocast
+from strop.functional.autograd import (
+    autocast_to,
+    may_round,
+    once,
+    refuse_batches,
+    transforming,
+    without_autocast,
+)
 from strop.functional.checks import check_input, check_mask, check_operand
 from strop.ops import dispatch
 from strop.ops.products import Keep
@@ -43,8 +50,8 @@ class _Linear(torch.autograd.Function):
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, mask: Mask | None = None) -> Tensor:
     """``torch.nn.functional.linear`` on the dropped x.
 
-    Under autocast it runs in the weight's dtype where the mask drops columns, its operands rounded to
-    bfloat16 if that is asked for and faster, and as torch's elsewhere.
+    Under autocast it runs in the weight's dtype where the mask drops columns on a CPU, its operands rounded
+    to bfloat16 if that is asked for and faster, and as torch's elsewhere.
 
     Args:
         x: ``[steps, batch, in]``; any shape if ``mask`` is None.
@@ -67,10 +74,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, mask: Mask | N
         return torch.nn.functional.linear(x * mask.multiplier(x.dtype), weight, bias)
     if weight.dim() != 2:
         raise ValueError(f"weight must be [out, in], got {list(weight.shape)}")
-    bf16 = may_round(x)
-    with without_autocast(x) as autocast:
-        if autocast is not None:
-            x = x.to(weight.dtype)
+    bf16, dtype = may_round(x), autocast_to(x, weight)
+    with without_autocast(x):
+        if dtype is not None:
+            x, weight = x.to(dtype), weight.to(dtype)
+            bias = None if bias is None else bias.to(dtype)
         check_operand("weight", weight, (weight.shape[0], features), x)
         check_operand("bias", bias, (weight.shape[0],), x)
         keep = Keep(mask.index, mask.count, mask.scale)

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from strop.functional import compiled, transforms
-from strop.functional.autograd import may_round, once, refuse_batches, transforming, without_autocast
+from strop.functional.autograd import (
+    autocast_to,
+    may_round,
+    once,
+    refuse_batches,
+    transforming,
+    without_autocast,
+)
 from strop.functional.checks import check_input, check_mask, check_operand, keep_of
 from strop.ops import cells, dispatch
 from strop.ops.cells import Cell
@@ -188,11 +195,15 @@ def recurrence(
     c0 = None
     if cell.has_c:
         c0 = states[1] if states is not None else h0 if units == hidden else x.new_zeros(batch, hidden)
-    bf16 = may_round(x)
-    with without_autocast(x) as autocast:
-        if autocast is not None:
-            x, h0 = x.to(weight_hh.dtype), h0.to(weight_hh.dtype)
-            c0 = None if c0 is None else c0.to(weight_hh.dtype)
+    bf16, dtype = may_round(x), autocast_to(x, weight_hh)
+    with without_autocast(x):
+        if dtype is not None:
+            x, h0 = x.to(dtype), h0.to(dtype)
+            c0 = None if c0 is None else c0.to(dtype)
+            weight_ih, weight_hh = weight_ih.to(dtype), weight_hh.to(dtype)
+            bias_ih, bias_hh, weight_hr = (
+                None if each is None else each.to(dtype) for each in (bias_ih, bias_hh, weight_hr)
+            )
         check_operand("h0", h0, (batch, units), x)
         check_operand("c0", c0, (batch, hidden), x)
         check_operand("weight_ih", weight_ih, (gates, features), x)
@@ -211,6 +222,7 @@ def recurrence(
         recurrent_keep = keep_of(recurrent_mask)
         if states is None and multiplier is None:
             recurrent_keep = _from_second_turn(recurrent_keep, steps, units, reverse, x.device)
+        weights = weight_ih, weight_hh, bias_ih, bias_hh, weight_hr
         y, *last = _run(layer, (x, h0, c0, *weights), keep_of(input_mask), recurrent_keep, multiplier)
     return y, tuple(last)
 
@@ -233,8 +245,8 @@ def lstm(
 
     At step t the products see ``x[t]`` dropped by ``input_mask`` and the h that enters the step (h0
     included) dropped by ``recurrent_mask``. The cell state and the h that is returned are never dropped.
-    Under autocast it runs in the weights' dtype; the operands of its products may be rounded to bfloat16, if
-    that is asked for and faster.
+    Under autocast it runs in the weights' dtype on a CPU (the operands of its products may be rounded to
+    bfloat16, if that is asked for and faster), on a GPU in the dtype that is asked for.
 
     Args:
         x: ``[steps, batch, input]``.
