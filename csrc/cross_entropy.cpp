@@ -24,7 +24,7 @@ template <typename T>
 void linear_cross_entropy(const CrossEntropy& a, const float* x, const float* weight, const float* bias, float* loss,
                           float* exponentials, float* factors) {
   Arena arena;
-  const auto [steps, batch, inputs, outputs] = a.size;
+  const int64_t steps = a.size.steps, batch = a.size.batch, inputs = a.size.inputs, outputs = a.size.outputs;
   const Panels panels(1, outputs);
   const int64_t rows = steps * batch;
   const Keep& keep = a.keep;
@@ -98,7 +98,7 @@ template <typename T>
 void linear_cross_entropy_grad(const CrossEntropy& a, const float* exponentials, const float* factors,
                                const float* dloss, const float* x, const float* weight, float* dx, float* dw, float* db) {
   Arena arena;
-  const auto [steps, batch, inputs, outputs] = a.size;
+  const int64_t steps = a.size.steps, batch = a.size.batch, inputs = a.size.inputs, outputs = a.size.outputs;
   const Panels panels(1, outputs);
   const int64_t rows = steps * batch, most = std::min(kSlice<T>, panels.count);
   const Steps all{steps, batch};
