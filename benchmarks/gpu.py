@@ -47,6 +47,8 @@ def checks(scratch: Path, python: str = sys.executable) -> dict[str, list[str]]:
 
 def run_all(commands: Mapping[str, Sequence[str]], seconds: float) -> bool:
     """Runs all of them at once; whether none failed. One that takes too long is told, and is no failure."""
+    # Started in the background by a shell this ignores interruptions, and so would what it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with tempfile.TemporaryDirectory() as folder:
         logs = {name: Path(folder) / name for name in commands}
         running: dict[str, subprocess.Popen[bytes]] = {}
