@@ -42,7 +42,7 @@ COLUMNS = (
 )
 KEY = COLUMNS[:6]
 # Options that change neither the model nor its training, or have a column of their own.
-INCIDENTAL = {field.name for field in fields(TrainOptions)} | {"data", "preset", "dropout"}
+INCIDENTAL = {field.name for field in fields(TrainOptions)} - {"bf16"} | {"data", "preset", "dropout"}
 
 
 def row_of(run: Run, data: str) -> Row:
