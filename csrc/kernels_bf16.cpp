@@ -200,26 +200,9 @@ STROP_INLINE void dot_tile(const Bf16* dy, int64_t dy_panel, const Bf16* slice, 
 
 void input_grad(const Bf16* dy, int64_t dy_panel, int64_t rows, const Bf16* slice, int64_t panels, const int32_t* keep,
                 int64_t kept, float* out, int64_t out_stride) {
-  for (int64_t b0 = 0; b0 < rows; b0 += kDotRows) {
-    const int64_t block = std::min(kDotRows, rows - b0);
-    for (int64_t i = 0; i < kept; i += kDotUnits) {
-      const int64_t units = std::min<int64_t>(kDotUnits, kept - i);
-      int64_t tile = 0;
-      balanced_tiles(block, kDotRowTile, [&](int64_t b, int64_t size) {
-        // While this tile runs, one of the next units' rows comes into the cache.
-        const int64_t next = i + kDotUnits + tile;
-        const Bf16* ahead =
-            b0 == 0 && tile < kDotUnits && next < kept ? slice + keep[next] * panels * kPanel : nullptr;
-        with_constant<kDotUnits>(units, [&]<int u>() {
-          with_constant<kDotRowTile>(size, [&]<int r>() {
-            dot_tile<u, r>(dy + (b0 + b) * kPanel, dy_panel, slice, panels, keep + i, ahead,
-                           out + (b0 + b) * out_stride + i, out_stride);
-          });
-        });
-        ++tile;
-      });
-    }
-  }
+  dot_tiles<kDotRowTile>(rows, kDotRows, slice, panels, keep, kept, [&]<int u, int r>(int64_t i, int64_t b, const Bf16* ahead) {
+    dot_tile<u, r>(dy + b * kPanel, dy_panel, slice, panels, keep + i, ahead, out + b * out_stride + i, out_stride);
+  });
 }
 
 // Two rows of dy, column by column; a row that is not there is zero.

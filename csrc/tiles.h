@@ -1,8 +1,10 @@
 // How kernels cut their work into tiles whose sizes are constants.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
+#include "kernels.h"
 #include "simd.h"
 
 namespace strop::STROP_ISA {
@@ -26,6 +28,26 @@ inline void balanced_tiles(int64_t total, int64_t most, const F& f) {
   for (int64_t i = 0; i < tiles; ++i) {
     const int64_t begin = total * i / tiles, end = total * (i + 1) / tiles;
     f(begin, end - begin);
+  }
+}
+
+// BP: calls f.template operator()<units, rows>(i, b, ahead) for tiles of kept units from i on and rows from b on; all units
+// pass over `block` rows before the next. `ahead` is a row of the slice to be fetched meanwhile, or null.
+template <int row_tile, typename T, typename F>
+inline void dot_tiles(int64_t rows, int64_t block, const T* slice, int64_t panels, const int32_t* keep, int64_t kept,
+                      const F& f) {
+  for (int64_t b0 = 0; b0 < rows; b0 += block) {
+    for (int64_t i = 0; i < kept; i += kDotUnits) {
+      int64_t tile = 0;
+      balanced_tiles(std::min(block, rows - b0), row_tile, [&](int64_t b, int64_t size) {
+        const int64_t next = i + kDotUnits + tile;
+        const T* ahead = b0 == 0 && tile < kDotUnits && next < kept ? slice + keep[next] * panels * kPanel : nullptr;
+        with_constant<kDotUnits>(std::min<int64_t>(kDotUnits, kept - i), [&]<int u>() {
+          with_constant<row_tile>(size, [&]<int r>() { f.template operator()<u, r>(i, b0 + b, ahead); });
+        });
+        ++tile;
+      });
+    }
   }
 }
 
