@@ -76,6 +76,11 @@ def autocast_to(x: Tensor, weight: Tensor) -> torch.dtype | None:
     return dtype if on_gpu and weight.dtype is torch.float32 else weight.dtype
 
 
+def cast(dtype: torch.dtype | None, *tensors: Tensor | None) -> Any:
+    """The tensors in this dtype, those that are None left out of it; as they are if dtype is None."""
+    return tensors if dtype is None else tuple(None if each is None else each.to(dtype) for each in tensors)
+
+
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
     """Suspends autocast; ``as`` gives None if there is none."""
     return nullcontext() if autocast_dtype(x) is None else torch.autocast(x.device.type, enabled=False)

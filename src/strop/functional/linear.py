@@ -10,6 +10,7 @@ from torch import Tensor
 from strop.functional import compiled, transforms
 from strop.functional.autograd import (
     autocast_to,
+    cast,
     may_round,
     once,
     refuse_batches,
@@ -76,9 +77,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, mask: Mask | N
         raise ValueError(f"weight must be [out, in], got {list(weight.shape)}")
     bf16, dtype = may_round(x), autocast_to(x, weight)
     with without_autocast(x):
-        if dtype is not None:
-            x, weight = x.to(dtype), weight.to(dtype)
-            bias = None if bias is None else bias.to(dtype)
+        x, weight, bias = cast(dtype, x, weight, bias)
         check_operand("weight", weight, (weight.shape[0], features), x)
         check_operand("bias", bias, (weight.shape[0],), x)
         keep = Keep(mask.index, mask.count, mask.scale)

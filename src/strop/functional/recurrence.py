@@ -11,6 +11,7 @@ from torch import Tensor
 from strop.functional import compiled, transforms
 from strop.functional.autograd import (
     autocast_to,
+    cast,
     may_round,
     once,
     refuse_batches,
@@ -197,13 +198,8 @@ def recurrence(
         c0 = states[1] if states is not None else h0 if units == hidden else x.new_zeros(batch, hidden)
     bf16, dtype = may_round(x), autocast_to(x, weight_hh)
     with without_autocast(x):
-        if dtype is not None:
-            x, h0 = x.to(dtype), h0.to(dtype)
-            c0 = None if c0 is None else c0.to(dtype)
-            weight_ih, weight_hh = weight_ih.to(dtype), weight_hh.to(dtype)
-            bias_ih, bias_hh, weight_hr = (
-                None if each is None else each.to(dtype) for each in (bias_ih, bias_hh, weight_hr)
-            )
+        x, h0, c0 = cast(dtype, x, h0, c0)
+        weight_ih, weight_hh, bias_ih, bias_hh, weight_hr = weights = cast(dtype, *weights)
         check_operand("h0", h0, (batch, units), x)
         check_operand("c0", c0, (batch, hidden), x)
         check_operand("weight_ih", weight_ih, (gates, features), x)
@@ -222,7 +218,6 @@ def recurrence(
         recurrent_keep = keep_of(recurrent_mask)
         if states is None and multiplier is None:
             recurrent_keep = _from_second_turn(recurrent_keep, steps, units, reverse, x.device)
-        weights = weight_ih, weight_hh, bias_ih, bias_hh, weight_hr
         y, *last = _run(layer, (x, h0, c0, *weights), keep_of(input_mask), recurrent_keep, multiplier)
     return y, tuple(last)
 

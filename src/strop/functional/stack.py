@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +16,24 @@ from strop.ops import dispatch
 from strop.ops.cells import GRU, Cell
 from strop.ops.recurrence import Layer
 from strop.pattern import Mask
+
+
+class _Directions(NamedTuple):
+    """What the directions of a layer run with, one of each for each direction."""
+
+    cell: Cell
+    states: States | None
+    weights: Sequence[Sequence[Tensor]]
+    input_masks: Sequence[Mask | None]
+    recurrent_masks: Sequence[Mask | None]
+
+    def flat(self) -> list[Tensor]:
+        """The weights of all directions in one list."""
+        return [tensor for own in self.weights for tensor in own]
+
+    def having(self, flat: Sequence[Tensor]) -> _Directions:
+        """The same with other weights, in one list."""
+        return self._replace(weights=operator.by_direction(flat, len(self.weights[0])))
 
 
 def stack(
@@ -43,59 +62,44 @@ def stack(
     for first in range(0, len(weights), directions):
         here = slice(first, first + directions)
         own = None if states is None else tuple(state[here] for state in states)
-        layer = cell, x, own, weights[here], input_masks[here], recurrent_masks[here]
-        done = _one_step(*layer) if batch_sizes is None and len(x) == 1 else None
+        layer = _Directions(cell, own, weights[here], input_masks[here], recurrent_masks[here])
+        done = _one_step(x, layer) if batch_sizes is None and len(x) == 1 else None
         if done is not None:
             x, last = done
             lasts += last
             continue
-        if not any(recurrent_masks[here]) and input_masks[here].count(input_masks[first]) == directions:
-            done = _by_cudnn(cell, x, own, weights[here], input_masks[first], batch_sizes)
+        if not any(layer.recurrent_masks) and input_masks[here].count(input_masks[first]) == directions:
+            done = _by_cudnn(x, layer, batch_sizes)
             if done is not None:
                 x, last = done
                 lasts += zip(*last, strict=True)
                 continue
-        x, last = _layer(*layer, batch_sizes=batch_sizes)
+        x, last = _layer(x, layer, batch_sizes)
         lasts += last
     return x, tuple(torch.stack(each) for each in zip(*lasts, strict=True))
 
 
-def _layer(
-    cell: Cell,
-    x: Tensor,
-    states: States | None,
-    weights: Sequence[Sequence[Tensor]],
-    input_masks: Sequence[Mask | None],
-    recurrent_masks: Sequence[Mask | None],
-    *,
-    batch_sizes: Tensor | None,
-) -> tuple[Tensor, list[States]]:
+def _layer(x: Tensor, layer: _Directions, batch_sizes: Tensor | None = None) -> tuple[Tensor, list[States]]:
     """The directions of a layer: h of every step side by side, and the last states of each."""
     ys, lasts = [], []
-    for number, (ih, hh, *biases) in enumerate(weights):
-        own = None if states is None else tuple(state[number] for state in states)
-        masks = input_masks[number], recurrent_masks[number]
+    for number, (ih, hh, *biases) in enumerate(layer.weights):
+        own = None if layer.states is None else tuple(state[number] for state in layer.states)
+        masks = layer.input_masks[number], layer.recurrent_masks[number]
         hr = biases.pop() if len(biases) % 2 else None
         b_ih, b_hh = biases or (None, None)
         how = {"reverse": number > 0, "batch_sizes": batch_sizes}
-        y, last = recurrence(cell, x, own, (ih, hh, b_ih, b_hh, hr), *masks, **how)
+        y, last = recurrence(layer.cell, x, own, (ih, hh, b_ih, b_hh, hr), *masks, **how)
         ys.append(y)
         lasts.append(last)
     return ys[0] if len(ys) == 1 else torch.cat(ys, -1), lasts
 
 
-def _one_step(
-    cell: Cell,
-    x: Tensor,
-    states: States | None,
-    weights: Sequence[Sequence[Tensor]],
-    input_masks: Sequence[Mask | None],
-    recurrent_masks: Sequence[Mask | None],
-) -> tuple[Tensor, list[States]] | None:
+def _one_step(x: Tensor, layer: _Directions) -> tuple[Tensor, list[States]] | None:
     """``_layer`` of the only step of a plain sequence, where that is for torch's cells; None elsewhere."""
-    flat, each, batch = [tensor for own in weights for tensor in own], len(weights[0]), x.shape[1]
+    cell, states, weights, input_masks, recurrent_masks = layer
+    flat, batch = layer.flat(), x.shape[1]
     if (
-        (not x.is_cpu or x.dtype is not flat[0].dtype or each % 2 == 1)
+        (not x.is_cpu or x.dtype is not flat[0].dtype or len(weights[0]) % 2 == 1)
         # A GRU's update gate keeps some of the state that no mask has touched.
         or (cell is GRU and states is not None and any(recurrent_masks))
         or (torch.compiler.is_compiling() or transforming() or autocast_dtype(x) is not None)
@@ -105,13 +109,10 @@ def _one_step(
     masks = *input_masks, *(recurrent_masks if states is not None else ())
 
     def cells(x: Tensor, flat: Sequence[Tensor]) -> tuple[Tensor, list[States]]:
-        return _step_by_cells(
-            cell, x, states, operator.by_direction(flat, each), input_masks, recurrent_masks
-        )
+        return _step_by_cells(x, layer.having(flat))
 
     def kernels(x: Tensor, flat: Sequence[Tensor]) -> tuple[Tensor, list[States]]:
-        own = operator.by_direction(flat, each)
-        return _layer(cell, x, states, own, input_masks, recurrent_masks, batch_sizes=None)
+        return _layer(x, layer.having(flat))
 
     gradients = ways.needs_grad(x, *flat, *(states or ()))
     drops = tuple(mask and (mask.index is None, mask.count is None, round(mask.scale, 2)) for mask in masks)
@@ -126,14 +127,8 @@ def _one_step(
     return cells(x, flat) if way == "cells" else None
 
 
-def _step_by_cells(
-    cell: Cell,
-    x: Tensor,
-    states: States | None,
-    weights: Sequence[Sequence[Tensor]],
-    input_masks: Sequence[Mask | None],
-    recurrent_masks: Sequence[Mask | None],
-) -> tuple[Tensor, list[States]]:
+def _step_by_cells(x: Tensor, layer: _Directions) -> tuple[Tensor, list[States]]:
+    cell, states, weights, input_masks, recurrent_masks = layer
     ys, lasts = [], []
     for number, own in enumerate(weights):
         mask, recurrent_mask = input_masks[number], recurrent_masks[number]
@@ -151,14 +146,7 @@ def _step_by_cells(
     return y.unsqueeze(0), lasts
 
 
-def _by_cudnn(
-    cell: Cell,
-    x: Tensor,
-    states: States | None,
-    weights: Sequence[Sequence[Tensor]],
-    input_mask: Mask | None,
-    batch_sizes: Tensor | None,
-) -> tuple[Tensor, States] | None:
+def _by_cudnn(x: Tensor, layer: _Directions, batch_sizes: Tensor | None) -> tuple[Tensor, States] | None:
     """A layer that drops at most its input, where that is for cuDNN to run; None elsewhere.
 
     Products over all steps run on tensor cores, to which single columns bring nothing (docs/performance.md):
@@ -166,7 +154,7 @@ def _by_cudnn(
     """
     if torch.compiler.is_compiling() or dispatch.select(x) != "triton":
         return None
-    directions, each = len(weights), len(weights[0])
+    cell, states, weights, (input_mask, *_), _ = layer
 
     def cudnn(x: Tensor, flat: Sequence[Tensor]) -> tuple[Tensor, States]:
         if input_mask is not None:
@@ -174,13 +162,12 @@ def _by_cudnn(
         with warnings.catch_warnings():
             # Of a stack's layers, which are one chunk of memory together: to copy one takes microseconds.
             warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous")
-            return operator.stack(cell, x, states, flat, each, directions == 2, batch_sizes)
+            return operator.stack(cell, x, states, flat, len(weights[0]), len(weights) == 2, batch_sizes)
 
     def triton(x: Tensor, flat: Sequence[Tensor]) -> tuple[Tensor, list[States]]:
-        masks = (input_mask,) * directions, (None,) * directions
-        return _layer(cell, x, states, operator.by_direction(flat, each), *masks, batch_sizes=batch_sizes)
+        return _layer(x, layer.having(flat), batch_sizes)
 
-    flat = [tensor for each in weights for tensor in each]
+    flat = layer.flat()
     if x.is_cpu or transforming() or torch.is_inference_mode_enabled():  # in the interpreter
         return cudnn(x, flat)
     batch = x.shape[1] if batch_sizes is None else int(batch_sizes[0])
