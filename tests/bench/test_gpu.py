@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from strop.bench import gpu, gpu_check
+from strop.bench.gpu_points import PRECISIONS, points, precision
+from strop.bench.presets import LAYER_PRESETS
 from strop.bench.side_by_side import run_parts
 from strop.ops import dispatch
 from strop.ops.products import Keep
@@ -46,7 +48,7 @@ def test_wrong_values_are_not_timed(monkeypatch, tmp_path, capsys):
 
     def wrong(layer, *operands):
         *head, keep, mask = operands
-        keep = keep and Keep(keep.index, keep.count, 1.01 * keep.scale)
+        keep = keep and Keep(keep.index, keep.count, 1.5 * keep.scale)
         return forward(layer, *head, keep, mask)
 
     monkeypatch.setattr(recurrence, "forward", wrong)
@@ -58,16 +60,35 @@ def test_wrong_values_are_not_timed(monkeypatch, tmp_path, capsys):
     assert not out.exists()
 
 
+def test_a_precision_that_is_wrong_is_told_and_the_others_are_timed(monkeypatch, tmp_path, capsys):
+    differences = gpu_check._differences
+
+    def fails_in_fp32(case, dtype, name, device):
+        if name == "fp32":
+            raise RuntimeError("out of shared memory")
+        return differences(case, dtype, name, device)
+
+    monkeypatch.setattr(gpu_check, "_differences", fails_in_fp32)
+    out = tmp_path / "gpu.csv"
+    assert gpu.run(gpu.Options(out, device=DEVICE, tiny=True)) == 1
+    said = capsys.readouterr().err
+    assert "strop is wrong in fp32 here, so that is not timed:" in said
+    assert "GRU 2x3x5x7 random fp32: RuntimeError out of shared memory" in said
+    rows = list(csv.DictReader(out.read_text().splitlines()))
+    assert {row["stage"] for row in rows} == {"layer", "sweep"}
+    assert {row["precision"] for row in rows} == {"fp16"} | ({"tf32", "bf16"} if DEVICE == "cuda" else set())
+
+
 def test_what_fails_is_noted_and_the_rest_goes_on(monkeypatch, tmp_path, capsys):
     def fails(preset, impl):
         if impl == "nr-rh-st":
             raise RuntimeError("no such luck")
         return model(preset, impl)
 
-    model, (_, point) = gpu._model, gpu.points(True, ["fp32"])
+    model, (_, point) = gpu._model, points(True, ["fp32"])
     monkeypatch.setattr(gpu, "_model", fails)
     monkeypatch.setattr(gpu, "points", lambda *_: [point])
-    monkeypatch.setattr(gpu_check, "faults", lambda *_: [])
+    monkeypatch.setattr(gpu_check, "faults", lambda *_: {})
     out = tmp_path / "gpu.csv"
     assert gpu.run(gpu.Options(out, device=DEVICE, tiny=True)) == 1
     assert "failed: nr-rh-st at sweep fp32: RuntimeError no such luck" in capsys.readouterr().out
@@ -107,7 +128,7 @@ def test_every_part_is_compiled_once(monkeypatch):
 
 
 def test_says_where_cudnn_did_not_run():
-    (point, _), notes = gpu.points(True, ["fp32"]), []
+    (point, _), notes = points(True, ["fp32"]), []
     y, _ = torch.nn.LSTM(5, 7)(torch.zeros(2, 3, 5))
     gpu._say_what_ran(y, point, notes)
     assert len(notes) == 1
@@ -115,7 +136,7 @@ def test_says_where_cudnn_did_not_run():
 
 
 def test_stops_at_its_deadline_and_says_what_it_left_out(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(gpu_check, "faults", lambda *_: [])
+    monkeypatch.setattr(gpu_check, "faults", lambda *_: {})
     assert gpu.run(gpu.Options(tmp_path / "gpu.csv", device=DEVICE, tiny=True, minutes=0)) == 0
     assert "left out after 0 minutes: tiny fp32, sweep fp16" in capsys.readouterr().out
 
@@ -132,7 +153,7 @@ def test_a_device_that_cannot_be_measured_is_refused(monkeypatch, tmp_path):
 def test_the_precision_is_set_for_all_and_put_back():
     before = torch.backends.cudnn.rnn.fp32_precision
     for name, expected in (("fp32", "ieee"), ("tf32", "tf32")):
-        with gpu.precision(name) as dtype:
+        with precision(name) as dtype:
             assert dtype == torch.float32
             assert torch.backends.cuda.matmul.fp32_precision == expected
             assert torch.backends.cudnn.rnn.fp32_precision == expected
@@ -140,9 +161,12 @@ def test_the_precision_is_set_for_all_and_put_back():
 
 
 def test_every_preset_is_measured_before_the_sweep():
-    todo = gpu.points(False, tuple(gpu.PRECISIONS))
+    todo = points(False, tuple(PRECISIONS))
     stages = [point.stage for point in todo]
     assert stages == sorted(stages)
-    assert {point.preset.name for point in todo if point.stage == "layer"} == set(gpu.LAYER_PRESETS)
+    assert {point.preset.name for point in todo if point.stage == "layer"} == set(LAYER_PRESETS)
+    for stage in ("layer", "sweep"):
+        assert {point.precision for point in todo if point.stage == stage} == set(PRECISIONS)
+    assert {point.precision for point in points(False, ("fp32", "bf16"))} == {"fp32", "bf16"}
     hidden = {point.preset.sizes[-1] for point in todo if point.stage == "sweep"}
     assert {256, 4096} <= hidden

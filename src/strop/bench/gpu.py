@@ -23,26 +23,15 @@ from torch import Tensor, nn
 from strop.bench import gpu_check
 from strop.bench.baselines import EagerLoop
 from strop.bench.gpu_machine import Gpu, describe
+from strop.bench.gpu_points import CUDNN, OURS, PRECISIONS, Point, points, precision
 from strop.bench.measure import Percentiles
-from strop.bench.presets import LAYER_PRESETS, Layers, Preset
+from strop.bench.presets import Preset
 from strop.bench.side_by_side import run_parts
 from strop.bench.stack import build, inputs
 from strop.graphs import capturing
 from strop.ops import choice, dispatch
 
-PRECISIONS: dict[str, tuple[torch.dtype, str]] = {
-    "fp32": (torch.float32, "ieee"),
-    "tf32": (torch.float32, "tf32"),
-    "bf16": (torch.bfloat16, "ieee"),
-    "fp16": (torch.float16, "ieee"),
-}
-_CUDNN = "cudnn"
-_OURS = ("nr-st", "nr-rh-st")
-# Not bfloat16: torch gives that to cuDNN from its version 9.13 on, and copies the weights at every call.
-_MEASURED = ("fp16", "tf32", "fp32")
 _INPUT_SETS, _REPLAYS = 3, 5
-_ROUNDS = 5  # at least
-_SECONDS, _SWEEP_SECONDS = 2.0, 0.5
 _WORKERS, _AHEAD_SECONDS = 12, 120.0  # compiling 500 variants of kernels takes one process some 500 s
 
 
@@ -87,17 +76,6 @@ class Row:
     speedup_vs_cudnn: float | None
 
 
-@dataclass(frozen=True)
-class Point:
-    stage: str
-    preset: Preset
-    precision: str
-    impls: tuple[str, ...]
-    seconds: float
-    rounds: int = _ROUNDS
-    """At least."""
-
-
 def run(options: Options) -> int:
     """Checks, measures, writes and shows; the exit status."""
     # A kernel that never ends would say nothing: where it is called is told on stderr, and the run ends.
@@ -127,13 +105,15 @@ def _run(options: Options) -> int:
     with dispatch.use("triton"):
         faults = gpu_check.faults(device, {name: PRECISIONS[name] for name in names}, precision, options.tiny)
     print(f"checked in {perf_counter() - start:.0f} s", flush=True)
-    if faults:
-        print("strop computes wrong values here, so it is not timed:", *faults, sep="\n  ", file=sys.stderr)
+    for name, said in faults.items():
+        print(f"strop is wrong in {name} here, so that is not timed:", *said, sep="\n  ", file=sys.stderr)
+    right = [name for name in names if name not in faults]
+    if not right:
         return 1
     rows: list[Row] = []
     notes: list[str] = []
     deadline = start + 60 * options.minutes
-    todo = points(options.tiny, names)
+    todo = points(options.tiny, right)
     for number, point in enumerate(todo):
         if perf_counter() > deadline:
             left = ", ".join(f"{each.preset.name} {each.precision}" for each in todo[number:])
@@ -148,7 +128,7 @@ def _run(options: Options) -> int:
     if chosen := choice.choices():
         print("What was taken, and why:", *chosen, sep="\n  ")
     show(rows, notes)
-    return 1 if any(note.startswith("failed") for note in notes) else 0
+    return 1 if faults or any(note.startswith("failed") for note in notes) else 0
 
 
 def _compile(device: str, tiny: bool, names: tuple[str, ...], part: int, parts: int) -> None:
@@ -162,7 +142,7 @@ def _compile(device: str, tiny: bool, names: tuple[str, ...], part: int, parts: 
     for point in points(tiny, names)[part::parts]:
         with precision(point.precision) as dtype, suppress(Exception):
             x, grad = (tensor.detach().to(dtype) for tensor in inputs(point.preset, place))
-            for impl in _OURS:
+            for impl in OURS:
                 _pass(_model(point.preset, impl).to(place, dtype), x.requires_grad_(), grad, impl)()
 
 
@@ -170,55 +150,10 @@ def _exists(device: torch.device) -> bool:
     return device.type == "cpu" or torch.cuda.is_available()
 
 
-@contextmanager
-def precision(name: str) -> Iterator[torch.dtype]:
-    """Sets how float32 is multiplied, for torch's products, cuDNN and strop alike."""
-    dtype, float32 = PRECISIONS[name]
-    owners = (torch.backends.cuda.matmul, torch.backends.cudnn.rnn)
-    before = [owner.fp32_precision for owner in owners]
-    for owner in owners:
-        owner.fp32_precision = float32  # pyright: ignore[reportAttributeAccessIssue]
-    try:
-        yield dtype
-    finally:
-        for owner, value in zip(owners, before, strict=True):
-            owner.fp32_precision = value  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def points(tiny: bool, precisions: Sequence[str]) -> list[Point]:
-    """What to measure, the most important first."""
-    if tiny:
-        small = Preset("tiny", (Layers(5, 7), Layers(7, 6)), batch=3, steps=2, nr=0.5, rh=0.5)
-        swept = replace(small, name="sweep", stack=(Layers(6, 6),))
-        return [
-            Point("layer", small, precisions[0], (_CUDNN, "eager", *_OURS), 0.0, rounds=1),
-            Point("sweep", swept, precisions[-1], (_CUDNN, "nr-rh-st"), 0.0, rounds=1),
-        ]
-    layer = [
-        Point("layer", preset, name, (_CUDNN, "eager", *_OURS), _SECONDS)
-        for name in _MEASURED
-        for preset in LAYER_PRESETS.values()
-    ]
-    sizes = [(1024, 64, 0.5)]
-    sizes += [(hidden, 64, 0.5) for hidden in (2048, 4096, 512, 256)]
-    sizes += [(1024, batch, 0.5) for batch in (16, 32, 128, 256)]
-    sizes += [(1024, 64, p) for p in (0.25, 0.65, 0.75)]
-    sizes += [(4096, 16, 0.75), (2048, 20, 0.65), (256, 256, 0.25)]
-    swept = [
-        Preset(f"h{hidden} b{batch} p{p}", (Layers(hidden, hidden),), batch=batch, steps=35, nr=p, rh=p)
-        for hidden, batch, p in sizes
-    ]
-    return layer + [
-        Point("sweep", preset, name, (_CUDNN, "nr-rh-st"), _SWEEP_SECONDS)
-        for name in _MEASURED
-        for preset in swept
-    ]
-
-
 def _model(preset: Preset, impl: str) -> nn.Module:
     if impl == "eager":
         return nn.Sequential(*(EagerLoop(replace(preset, stack=(layers,))) for layers in preset.stack))
-    return build(preset, "torch" if impl == _CUDNN else impl)  # pyright: ignore[reportArgumentType]
+    return build(preset, "torch" if impl == CUDNN else impl)  # pyright: ignore[reportArgumentType]
 
 
 def measure(point: Point, device: torch.device, notes: list[str]) -> list[Row]:
@@ -231,7 +166,7 @@ def measure(point: Point, device: torch.device, notes: list[str]) -> list[Row]:
         for impl in point.impls:
             with _noting(notes, point, impl):
                 model = _model(point.preset, impl).to(device, dtype)
-                if impl == _CUDNN and device.type == "cuda":
+                if impl == CUDNN and device.type == "cuda":
                     _say_what_ran(model(sets[0][0]), point, notes)
                 passes = [_pass(model, x, grad, impl) for x, grad in sets]
                 passes[0]()  # compiles
@@ -268,7 +203,7 @@ def _pass(model: nn.Module, x: Tensor, grad: Tensor, impl: str) -> Callable[[], 
 
     def once() -> object:
         # What strop is compared with runs as torch does; strop's own dense paths choose for themselves.
-        with dispatch.use("triton") if impl in _OURS else nullcontext():
+        with dispatch.use("triton") if impl in OURS else nullcontext():
             return torch.autograd.grad(model(x), wanted, grad)
 
     return once
@@ -335,7 +270,7 @@ def _rows(point: Point, samples: dict[tuple[str, str], list[float]]) -> list[Row
     timed = {case: Percentiles.of(values) for case, values in samples.items()}
     rows = []
     for (impl, mode), ms in timed.items():
-        base = timed.get((_CUDNN, mode))
+        base = timed.get((CUDNN, mode))
         rows.append(
             Row(
                 stage=point.stage,
@@ -343,7 +278,7 @@ def _rows(point: Point, samples: dict[tuple[str, str], list[float]]) -> list[Row
                 layers="-".join(map(str, preset.sizes)),
                 batch=preset.batch,
                 steps=preset.steps,
-                nr=preset.nr if impl != _CUDNN or len(preset.sizes) > 2 or preset.torch_drops_input else 0.0,
+                nr=preset.nr if impl != CUDNN or len(preset.sizes) > 2 or preset.torch_drops_input else 0.0,
                 rh=preset.rh if impl in ("nr-rh-st", "eager") else 0.0,
                 precision=point.precision,
                 mode=mode,
@@ -379,7 +314,7 @@ def show(rows: Sequence[Row], notes: Sequence[str]) -> None:
         best[key] = min(best.get(key, row.ms_p50), row.ms_p50)
     print(f"{'':24}{'':6}{'impl':>10}{'p50 ms':>10}{'vs cudnn':>10}")
     for (stage, preset, name, impl), ms in best.items():
-        base = best.get((stage, preset, name, _CUDNN))
+        base = best.get((stage, preset, name, CUDNN))
         ratio = f"{base / ms:.2f}x" if base else "-"
         print(f"{preset:24}{name:6}{impl:>10}{ms:>10.3f}{ratio:>10}")
     for note in notes:
