@@ -41,6 +41,16 @@ def test_a_curve_is_cut_back_to_the_checkpoint(tmp_path):
     assert path.read_text().splitlines()[0] == "step,train_seconds,valid_loss"
 
 
+def test_a_curve_that_was_read_is_written_as_it_was(tmp_path):
+    path = tmp_path / "curve.csv"
+    writer = CurveWriter(path, 0, tensorboard=False, plot=None)
+    for step in (1, 2):
+        writer.append({"step": step, "words": 700 * step, "epoch": float(step), "valid_loss": math.inf})
+    text = path.read_text()
+    CurveWriter(path, 2, tensorboard=False, plot=None)
+    assert path.read_text() == text
+
+
 @pytest.mark.parametrize("text", ["a,b\n1,2\n", "step,valid_loss\nx,y\n", "step,valid_loss\n1\n"])
 def test_a_file_that_is_no_curve_is_refused(tmp_path, text):
     path = tmp_path / "curve.csv"

@@ -23,9 +23,16 @@ def read_curve(path: Path) -> list[dict[str, float]]:
     text = path.read_text(encoding="utf-8")
     whole = text[: text.rfind("\n") + 1]
     return [
-        {name: int(value) if name == "step" else float(value) for name, value in row.items()}
-        for row in csv.DictReader(io.StringIO(whole))
+        {name: _number(value) for name, value in row.items()} for row in csv.DictReader(io.StringIO(whole))
     ]
+
+
+def _number(text: str) -> float:
+    """As it was before it was written: an int stays one, so that rows written again have the same text."""
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
 
 
 def value_at(rows: Sequence[Row], seconds: float, column: str) -> float:
