@@ -1,5 +1,5 @@
 """Runs the trainings of the plan whose data is given, one after another or several at once. Finished ones are
-passed over, those that were stopped go on.
+passed over; those that were stopped, or trained for fewer epochs than are asked for now, go on.
 
 python benchmarks/train.py ptb=FOLDER conll2003=FOLDER
 python benchmarks/train.py conll2003=FOLDER --jobs 2
@@ -15,23 +15,36 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
 
 import torch
 from collect import RESULTS, collect, write_tables
 from plan import DROPOUTS, TABLES, folder_name
 
+from strop.training import read_curve
+
 PICTURES = RESULTS.parent.parent / "docs"
 
 
 def planned(
-    data: dict[str, str], runs: Path, only: str, dropouts: Sequence[str] = DROPOUTS, device: str = "cpu"
-) -> Iterator[tuple[str, Path, list[str]]]:
-    """Data set, folder and command of every training whose name has `only` in it."""
+    data: dict[str, str],
+    runs: Path,
+    only: str,
+    dropouts: Sequence[str] = DROPOUTS,
+    device: str = "cpu",
+    epochs: int | None = None,
+) -> Iterator[tuple[str, Path, list[str], bool]]:
+    """Every training whose name has `only` in it: data set, folder, command, whether it has all its epochs.
+
+    Those are the preset's, or `epochs` if these are fewer.
+    """
     for table in TABLES:
         for training in table.trainings:
             if training.data not in data:
                 continue
+            whole: int = import_module(f"{table.module}.presets").PRESETS[training.preset].epochs
+            wanted = min(whole, epochs or whole)
             for seed in range(training.seeds):
                 for dropout in dropouts:
                     name = folder_name(training.data, training.preset, dropout, seed)
@@ -40,16 +53,20 @@ def planned(
                     out = runs / name
                     words = ["strop", *table.command.split(), "--out", str(out)]
                     if (out / "run.json").exists():
-                        words.append("--resume")
+                        words += ["--resume", "--epochs", str(wanted)]
                     else:
                         words += ["--preset", training.preset, "--dropout", dropout]
                         words += ["--data", data[training.data], "--seed", str(seed)]
+                        words += ["--epochs", str(wanted)] if wanted < whole else []
                     words += ["--device", device] if device != "cpu" else []
-                    yield training.data, out, words
+                    yield training.data, out, words, finished(out, wanted)
 
 
-def finished(folder: Path) -> bool:
-    return (folder / "result.json").exists()
+def finished(folder: Path, epochs: int) -> bool:
+    """Whether the run there was tested after so many epochs, or is beyond them."""
+    curve = folder / "curve.csv"
+    done = max((row["epoch"] for row in read_curve(curve)), default=0.0) if curve.exists() else 0.0
+    return done > epochs or (done == epochs and (folder / "result.json").exists())
 
 
 def train(words: Sequence[str], log: Path | None) -> int:
@@ -80,24 +97,26 @@ def main() -> int:
             )
     if given.jobs < 1:
         parser.error(f"--jobs {given.jobs}: at least 1 is needed")
-    options = ["--epochs", str(given.epochs)] if given.epochs else []
+    if given.epochs is not None and given.epochs < 1:
+        parser.error(f"--epochs {given.epochs}: at least 1 is needed")
+    options = []
     if given.jobs > 1:
-        options += ["--threads", str(max(1, torch.get_num_threads() // given.jobs))]
+        options = ["--threads", str(max(1, torch.get_num_threads() // given.jobs))]
         given.runs.mkdir(parents=True, exist_ok=True)
-    trainings = list(planned(data, given.runs, given.only, given.dropouts, given.device))
+    trainings = list(planned(data, given.runs, given.only, given.dropouts, given.device, given.epochs))
 
     def record(name: str, out: Path) -> None:
         if given.device == "cpu":
             write_tables(collect([out], name, RESULTS), RESULTS, PICTURES)
 
-    for name, out, _ in trainings:
-        if finished(out):
+    for name, out, _, complete in trainings:
+        if complete:
             record(name, out)
     with ThreadPoolExecutor(given.jobs) as pool:
         running = {
             pool.submit(train, words + options, Path(f"{out}.log") if given.jobs > 1 else None): (name, out)
-            for name, out, words in trainings
-            if not finished(out)
+            for name, out, words, complete in trainings
+            if not complete
         }
         try:
             for done in as_completed(running):

@@ -112,6 +112,30 @@ def test_trainings_go_on_where_they_were_stopped(collect, tmp_path, monkeypatch)
     assert rows["zaremba-medium", "nr-rh-st"]["test perplexity"] == "81.00"
 
 
+def test_a_training_of_fewer_epochs_goes_on_when_more_are_asked_for(collect, tmp_path):
+    import train
+
+    run(tmp_path / "ptb-zaremba-medium-nr-random-0", epochs=15)
+    run(tmp_path / "ptb-zaremba-medium-nr-st-0", epochs=22, finished=False)
+    run(tmp_path / "ptb-zaremba-medium-nr-rh-st-0", epochs=39)
+
+    def left(epochs=None):
+        found = train.planned({"ptb": "TEXT"}, tmp_path, "zaremba-medium", epochs=epochs)
+        return {
+            out.name.split("-medium-")[1]: words[-3:] for _, out, words, complete in found if not complete
+        }
+
+    more = ["--resume", "--epochs", "39"]
+    assert left() == left(50) == {"nr-random-0": more, "nr-st-0": more}
+    assert left(15) == {}  # none is trained less than that, and none can be trained back
+    assert left(22) == {
+        "nr-random-0": ["--resume", "--epochs", "22"],
+        "nr-st-0": ["--resume", "--epochs", "22"],
+    }
+    fresh = next(train.planned({"ptb": "TEXT"}, tmp_path / "none", "medium-nr-random", epochs=15))
+    assert fresh[2][-2:] == ["--epochs", "15"]
+
+
 def test_no_training_begins_after_one_that_failed(collect, tmp_path, monkeypatch):
     import train
 
@@ -128,9 +152,9 @@ def test_trainings_on_a_gpu(tmp_path):
 
     run(tmp_path / "ptb-zaremba-medium-nr-random-0")
     on_gpu = list(train.planned({"ptb": "TEXT"}, tmp_path, "zaremba-", ("nr-rh-st", "nr-random"), "cuda"))
-    assert [out.name for _, out, _ in on_gpu] == [
+    assert [out.name for _, out, *_ in on_gpu] == [
         f"ptb-zaremba-{size}-{dropout}-0"
         for size in ("medium", "large")
         for dropout in ("nr-rh-st", "nr-random")
     ]
-    assert all("--resume" in words or words[-2:] == ["--device", "cuda"] for _, _, words in on_gpu)
+    assert all(words[-2:] == ["--device", "cuda"] for _, _, words, _ in on_gpu)
