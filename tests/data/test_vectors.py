@@ -47,7 +47,12 @@ def test_a_no_break_space_is_part_of_a_word(tmp_path):
         (TEXT, 2, "line 1: 3 numbers after 'the'; the model's words have 2"),
         ("the 1 2 3\na 1 2\n", 3, "line 2: 2 numbers after 'a'"),
         ("the 1 2 3\n\n", 3, "line 2: 0 numbers after ''"),
-        ("400000 3\nthe 1 2 3\n", 3, "line 1: 1 numbers after '400000'"),
+        (
+            "400000 3\nthe 1 2 3\n",
+            3,
+            "line 1: 400000 and 3, a header as word2vec's text format has it; remove",
+        ),
+        ("the 1 2 3\n400000 3\n", 3, "line 2: 1 numbers after '400000'"),
         ("the 1 x 3\n", 3, "line 1: 'x' is not a number"),
         ("the 1 nan 3\n", 3, "line 1: 'nan' is not a number"),
         ("the 1 2 3\na\t1 2 3 4\n", 3, "line 2: 4 numbers after 'a'; the model's words have 3"),

@@ -36,6 +36,11 @@ def read_vectors(file: Path | str, wanted: Collection[str], width: int) -> dict[
                 parts, numbers = columns[:-width], columns[-width:]
                 if not parts or (len(parts) > 1 and _is_number(parts[-1])):
                     first, *rest = columns or [""]
+                    if number == 1 and len(columns) == 2 and all(map(str.isdecimal, columns)):
+                        raise DataError(
+                            f"{place}: {first} and {rest[0]}, a header as word2vec's text format has it; "
+                            "remove the line: GloVe's has none"
+                        )
                     raise DataError(
                         f"{place}: {len(rest)} numbers after {first!r}; the model's words have {width}: "
                         "name a file of that width, or change the model's (--word-units)"
