@@ -48,6 +48,26 @@ def test_help_lists_the_commands(words, capsys):
         assert "train lm" in out + errors
 
 
+@pytest.mark.parametrize(
+    "program",
+    [
+        "sys.exit(cli.main([]))",  # written when all is done
+        "cli._run = lambda *_: print('x', flush=True); sys.exit(cli.main(['report']))",
+    ],
+)
+def test_who_reads_the_output_may_stop_early(program):
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write) as nobody:
+        done = subprocess.run(
+            [sys.executable, "-c", f"import sys; from strop import cli; {program}"],
+            stdout=nobody,
+            stderr=subprocess.PIPE,
+            timeout=60,
+        )
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 def test_the_version_is_told(monkeypatch, capsys):
     monkeypatch.setattr(cli, "version", lambda name: f"1.2.3 of {name}")
     assert cli.main(["--version"]) == 0

@@ -51,7 +51,19 @@ _HELP = {"-h", "--help"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; its exit status. 2 for what the user can put right, 130 after Ctrl-C."""
+    """Runs one command; its exit status. 2 for what the user can put right, 130 after Ctrl-C, 141 where who
+    reads the output has had enough of it."""
+    try:
+        status = _main(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Else what is still in the buffer is tried once more, and complained of, when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return status
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words == ["--version"]:
         print(f"strop {_version()}")
@@ -69,6 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"{missing} is not installed; the commands need: pip install 'strop[recipes]'")
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
+    except BrokenPipeError:
+        raise
     except Exception as error:
         status = _status(error)
         if status is None or "STROP_DEBUG" in os.environ:
