@@ -46,6 +46,15 @@ def test_runs_are_compared_in_a_table_and_drawn(tmp_path, capsys):
     assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_all_that_the_test_text_was_measured_by_is_in_the_table(tmp_path, capsys):
+    result = {**RESULT, "test": {"perplexity": 24.125, "bleu": 31.5}}
+    folders = [folder(tmp_path / "begun", result=None), folder(tmp_path / "done", result=result)]
+    _, header, begun, done, *_ = report(capsys, tmp_path, *map(str, folders))
+    assert header[:7] == ["run", "valid", "perplexity", "test", "perplexity", "test", "bleu"]
+    assert begun[:5] == ["begun", "unfinished", "25.00", "-", "-"]
+    assert done[:4] == ["done", "25.00", "24.12", "31.50"]
+
+
 def test_curves_may_be_drawn_over_epochs(tmp_path, capsys, monkeypatch):
     drawn = []
     monkeypatch.setattr(runs, "plot_curves", lambda *arguments: drawn.append(arguments))

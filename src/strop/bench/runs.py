@@ -59,7 +59,7 @@ def read_run(folder: Path) -> Run:
         measures = description.get("measures", _LANGUAGE)
         test, phase_ms = _result(folder / RESULT)
         run = Run(folder, description.get("command"), **measures, rows=rows, test=test, phase_ms=phase_ms)
-        _cells(run, run)
+        _cells(run, run, [])
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise RunFolderError(f"{folder}: damaged, or not a run of this version ({error!r})") from error
     return run
@@ -103,11 +103,15 @@ def compare(folders: Sequence[Path], plot: Path, over: str) -> int:
         those = " and ".join(f"{folder} (strop {command})" for command, folder in sorted(commands.items()))
         raise ValueError(f"runs: {those} are of different tasks; compare those of one task")
     first = runs[0]
+    # What the task measures beside the metric that picks the best weights, BLEU for one.
+    others = [
+        name for name in dict.fromkeys(name for run in runs for name in run.test) if name != first.metric
+    ]
     header = [
         "run",
         "",
         f"valid {first.metric}",
-        f"test {first.metric}",
+        *(f"test {name}" for name in (first.metric, *others)),
         "best at epoch",
         "epochs",
         "training",
@@ -119,7 +123,7 @@ def compare(folders: Sequence[Path], plot: Path, over: str) -> int:
         "speed",
     ]
     names = _names(folders)
-    rows = [[name, *_cells(run, first)] for name, run in zip(names, runs, strict=True)]
+    rows = [[name, *_cells(run, first, others)] for name, run in zip(names, runs, strict=True)]
     notes = [
         "training: its time, evaluation excluded; forward, backward, optimiser: medians in ms; "
         f"speed: the step of {names[0]} over the own one.",
@@ -130,14 +134,14 @@ def compare(folders: Sequence[Path], plot: Path, over: str) -> int:
     return 0
 
 
-def _cells(run: Run, base: Run) -> list[str]:
+def _cells(run: Run, base: Run, others: Sequence[str]) -> list[str]:
     last, best, phases = run.rows[-1], run.best, run.phase_ms
     speed = base.phase_ms["step"] / phases["step"] if phases and base.phase_ms else None
     seconds = last["train_seconds"]
     return [
         "" if run.test else "unfinished",
         f"{best[run.column]:.2f}",
-        records.cell(run.test.get(run.metric), ".2f"),
+        *(records.cell(run.test.get(name), ".2f") for name in (run.metric, *others)),
         f"{best['epoch']:g}",
         f"{last['epoch']:g}",
         duration(seconds),
