@@ -241,6 +241,31 @@ def test_columns_are_kept_and_the_tags_are_those_of_the_evaluation(
     assert [row[-1] for row in rows[1:]] == [tag for sentence in expected for tag in sentence]
 
 
+def test_a_document_ends_the_sentence_before_it(trained, monkeypatch, capsys):
+    read = []
+
+    def noted(model, vocabularies, sentences, *rest):
+        read.extend(sentences)
+        return predict(model, vocabularies, sentences, *rest)
+
+    monkeypatch.setattr("strop.tasks.tagging.tag.predict", noted)
+    given = "a X\nb X\n-DOCSTART- X\nc X\n\n-DOCSTART- X\n-DOCSTART- X\n\nd X\n"
+    status, out, _ = tag(monkeypatch, capsys, given, "--run", str(trained), "--columns")
+    assert status == 0
+    assert read == [["a", "b"], ["c"], ["d"]]
+    rows = [line.rsplit(" ", 1) for line in out.splitlines()]
+    assert [row[0] for row in rows] == [*given.splitlines(), ""]
+    assert {row[1] for row in rows if row[0][:1] == "-"} == {"O"}
+
+
+@pytest.mark.parametrize("given", ["\n", "\n \n\n"])
+@pytest.mark.parametrize("words", [[], ["--columns"]])
+def test_where_there_is_no_word_there_is_no_tag(trained, monkeypatch, capsys, given, words):
+    status, out, _ = tag(monkeypatch, capsys, given, "--run", str(trained), *words)
+    assert (status, out) == (0, "\n" * given.count("\n"))
+    assert predict(*load_tagger(trained), [], "iob2") == []
+
+
 def test_bad_input_is_one_clear_line(trained, text, tmp_path, monkeypatch, capsys):
     status, _, errors = tag(monkeypatch, capsys, b"good\nb\xe9\n", "--run", str(trained))
     assert (status, errors.splitlines()[-1][:47]) == (

@@ -64,4 +64,5 @@ def load_tagger(folder: Path, device: torch.device | str = "cpu") -> tuple[Tagge
 
 
 def _by_length(lengths: torch.Tensor) -> Iterator[torch.Tensor]:
-    yield from lengths.argsort(stable=True).split(_TOGETHER)
+    if len(lengths):  # split() makes an empty part of nothing
+        yield from lengths.argsort(stable=True).split(_TOGETHER)

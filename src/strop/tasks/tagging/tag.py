@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, groupby, islice
 from pathlib import Path
 
 from strop.data.conll import DOCUMENT, split_columns
@@ -50,17 +50,21 @@ def run(options: Options) -> int:
     # At a terminal an answer to every sentence.
     at_once = 1 if sys.stdin.isatty() else _AT_ONCE
     while read := list(islice(sentences, at_once)):
-        words = [[row[0] for row in rows if row[0] != DOCUMENT] for rows in read]
-        tags = iter(
-            predict(model, vocabularies, [sentence for sentence in words if sentence], scheme, device)
-        )
-        for rows, sentence in zip(read, words, strict=True):
-            own = iter(next(tags) if sentence else [])
+        words = [sentence for rows in read for sentence in _sentences(rows)]
+        tags = chain.from_iterable(predict(model, vocabularies, words, scheme, device))
+        for rows in read:
             for row in rows:
-                print(*row, OUTSIDE if row[0] == DOCUMENT else next(own))
+                print(*row, OUTSIDE if row[0] == DOCUMENT else next(tags))
             print()
         sys.stdout.flush()
     return 0
+
+
+def _sentences(rows: _Rows) -> Iterator[list[str]]:
+    """The words of rows without an empty line between them; as in training data a document begins anew."""
+    for begins, group in groupby(rows, key=lambda row: row[0] == DOCUMENT):
+        if not begins:
+            yield [row[0] for row in group]
 
 
 def _in_lines(lines: Iterable[str]) -> Iterator[_Rows]:
