@@ -53,27 +53,11 @@ _HELP = {"-h", "--help"}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; its exit status. 2 for what the user can put right, 130 after Ctrl-C, 141 where who
     reads the output has had enough of it."""
-    try:
-        status = _main(arguments)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Else what is still in the buffer is tried once more, and complained of, when the interpreter ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    return status
-
-
-def _main(arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if words == ["--version"]:
-        print(f"strop {_version()}")
-        return 0
-    name = next((name for name in _COMMANDS if tuple(words[: len(name)]) == name), None)
-    if name is None:
-        return _overview(words)
-    rest = words[len(name) :]
     try:
-        return _run(name, rest)
+        status = _command(words)
+        sys.stdout.flush()
+        return status
     except ImportError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in _RECIPES:
@@ -82,7 +66,9 @@ def _main(arguments: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except BrokenPipeError:
-        raise
+        # Else what is still in the buffer is tried once more, and complained of, when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except Exception as error:
         status = _status(error)
         if status is None or "STROP_DEBUG" in os.environ:
@@ -90,6 +76,14 @@ def _main(arguments: Sequence[str] | None) -> int:
         if _lacks_memory(error):
             return _fail(f"not enough memory; smaller sizes, batches or beams need less ({_one_line(error)})")
         return _fail(_one_line(error), status)
+
+
+def _command(words: list[str]) -> int:
+    if words == ["--version"]:
+        print(f"strop {_version()}")
+        return 0
+    name = next((name for name in _COMMANDS if tuple(words[: len(name)]) == name), None)
+    return _overview(words) if name is None else _run(name, words[len(name) :])
 
 
 def _run(name: tuple[str, ...], arguments: list[str]) -> int:
