@@ -41,6 +41,7 @@ COLUMNS = (
     "torch",
 )
 KEY = COLUMNS[:6]
+_NOT_RUN = "not run"
 # Options that change neither the model nor its training, or have a column of their own.
 INCIDENTAL = {field.name for field in fields(TrainOptions)} - {"bf16"} | {"data", "preset", "dropout"}
 
@@ -102,7 +103,7 @@ def _summary(table: Table, training: Training, dropout: str, rows: Sequence[Row]
     furthest = max((float(row["epochs"]) for row in own), default=0.0)
     own = [row for row in own if float(row["epochs"]) == furthest]
     line = {"data": training.data, "preset": training.preset, "dropout": dropout}
-    line["epochs"] = f"{furthest:g} of {own[0]['of']}" if own else "not run"
+    line["epochs"] = f"{furthest:g} of {own[0]['of']}" if own else _NOT_RUN
     line["seeds"] = f"{len(own)} of {training.seeds}" if own else ""
     paper = training.paper.get(dropout, ("",) * len(table.measures))
     for (split, metric), published in zip(table.measures, paper, strict=True):
@@ -118,6 +119,29 @@ def _summary(table: Table, training: Training, dropout: str, rows: Sequence[Row]
     hours = [float(row["hours"]) for row in own]
     line["hours"] = f"{statistics.mean(hours):.1f}" if hours else ""
     return line
+
+
+def overview(tables: dict[str, list[Row]]) -> list[Row]:
+    """What was trained, a row for each preset on a data set: the last figure of its table by dropout."""
+    rows = []
+    for table in TABLES:
+        split, metric = table.measures[-1]
+        for training in table.trainings:
+            own = [
+                line
+                for line in tables[table.name]
+                if (line["data"], line["preset"]) == (training.data, training.preset)
+            ]
+            if all(line["epochs"] == _NOT_RUN for line in own):
+                continue
+            row = {"command": f"`{table.command} --preset {training.preset}`", "data": training.data}
+            row["figure"] = f"{split} {metric}"
+            for line in own:
+                done, _, planned = line["epochs"].partition(" of ")
+                part = f" ({line['epochs']} epochs)" if done != planned else ""
+                row[line["dropout"]] = _NOT_RUN if not planned else line[row["figure"]] + part
+            rows.append({**row, "step": own[-1]["step"]})
+    return rows
 
 
 def _figure(text: str, metric: str) -> float | None:
@@ -190,9 +214,13 @@ def collect(folders: Sequence[Path], data: str, results: Path) -> list[Row]:
 
 
 def write_tables(rows: Sequence[Row], results: Path, pictures: Path) -> None:
-    """Writes each table as results/NAME.csv, and draws its learning curves as results-NAME.png."""
+    """Writes each table as results/NAME.csv and what they say in short as results/overview.csv, and draws the
+    learning curves of each as results-NAME.png."""
+    tables = {table.name: summary(table, rows, results) for table in TABLES}
+    if said := overview(tables):
+        _write(results / "overview.csv", said)
     for table in TABLES:
-        _write(results / f"{table.name}.csv", summary(table, rows, results))
+        _write(results / f"{table.name}.csv", tables[table.name])
         names = [
             folder_name(training.data, training.preset, dropout, seed)
             for training in table.trainings

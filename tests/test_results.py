@@ -67,6 +67,27 @@ def test_runs_become_rows_and_what_was_not_run_is_named(collect, tmp_path):
     assert absent["paper's test perplexity"] == "61.21"
 
 
+def test_the_overview_says_what_was_trained_and_how_far(collect, tmp_path):
+    folders = [
+        run(tmp_path / "a", test=83.0, step=50.0),
+        run(tmp_path / "b", test=84.0, dropout="nr-random", step=90.0, epochs=20),
+    ]
+    collect.write_tables(collect.collect(folders, "ptb", tmp_path), tmp_path, tmp_path)
+    with (tmp_path / "overview.csv").open(newline="") as stream:
+        (row,) = csv.DictReader(stream)
+    assert row == {
+        "command": "`train lm --preset zaremba-medium`",
+        "data": "ptb",
+        "figure": "test perplexity",
+        "nr-random": "84.00 (20 of 39 epochs)",
+        "nr-st": "not run",
+        "nr-rh-st": "83.00",
+        "step": "1.80x",
+    }
+    collect.write_tables([], tmp_path / "a", tmp_path)
+    assert not (tmp_path / "a" / "overview.csv").exists()
+
+
 def test_a_run_is_collected_once_and_unfinished_ones_have_no_test(collect, tmp_path):
     first = run(tmp_path / "first", epochs=5, finished=False)
     assert len(collect.collect([first], "ptb", tmp_path)) == 1
