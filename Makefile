@@ -68,6 +68,7 @@ results: install
 	$(BIN)/python benchmarks/train.py $(DATA) $(if $(ONLY),--only $(ONLY)) $(if $(EPOCHS),--epochs $(EPOCHS)) \
 	  $(if $(JOBS),--jobs $(JOBS))
 	$(BIN)/strop report --file docs/results.md
+	$(BIN)/strop report
 
 # The native kernels under AddressSanitizer and UndefinedBehaviorSanitizer, for each instruction set of this CPU.
 # The runtime comes first in the process, and with it what throws exceptions, or it could not intercept them.
