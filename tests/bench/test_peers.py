@@ -10,9 +10,10 @@ from torch._dynamo.testing import CompileCounter
 
 import oracle
 from strop.bench import contestants, peers
-from strop.bench.contestants import OURS, Entry, Loop, Problem, Strop, compiled
+from strop.bench.contestants import OURS, Entry, Loop, Strop, compiled
 from strop.bench.peers import Options, PeerRecord
 from strop.bench.presets import Layers, Preset
+from strop.bench.problem import Problem
 from strop.bench.process import Remote
 
 TINY = Preset("lstm-650", (Layers(6, 8),), batch=3, steps=4, nr=0.5, rh=0.25)

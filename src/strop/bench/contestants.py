@@ -13,8 +13,8 @@ from strop.bench.baselines import EagerLoop, eager_lstm
 from strop.bench.check import beyond_rounding
 from strop.bench.measure import one_pass
 from strop.bench.presets import Preset
+from strop.bench.problem import PARAMETERS, Outcome, Problem
 from strop.bench.stack import build, inputs
-from strop.nn.masks import Masks
 from strop.ops import dispatch
 
 Peer = Literal["eager", "compile", "jax"]
@@ -22,46 +22,6 @@ PEERS: tuple[Peer, ...] = ("eager", "compile", "jax")
 OURS = ("rh-st", "nr-rh-st")
 
 _CPU = torch.device("cpu")
-_PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-
-Outcome = dict[str, Tensor]
-"""The output, and the gradients of the input and of all parameters, as torch has them."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A layer with its weights, an input `[steps, batch, units]`, a gradient of its output, and masks."""
-
-    lstm: strop.LSTM
-    x: Tensor
-    grad: Tensor
-    masks: Masks
-
-    @classmethod
-    def of(cls, preset: Preset) -> "Problem":
-        """The same one in every process."""
-        torch.manual_seed(0)
-        (layers,) = preset.stack
-        lstm = strop.LSTM(layers.input, layers.hidden, input_dropout=preset.nr, recurrent_dropout=preset.rh)
-        x, grad = inputs(preset, _CPU)
-        return cls(lstm, x, grad, lstm.draw(preset.steps, preset.batch))
-
-    @property
-    def weights(self) -> list[Tensor]:
-        return [getattr(self.lstm, f"{name}_l0").detach() for name in _PARAMETERS]
-
-    @property
-    def multipliers(self) -> tuple[Tensor, Tensor]:
-        """The masks `[steps, 1, units]` of the input and of the state, to multiply by."""
-        masks = self.masks.input[0], self.masks.recurrent[0]
-        units = self.x.shape[2], self.lstm.hidden_size
-        steps = len(self.x)
-        input_mask, recurrent_mask = (
-            self.x.new_ones(steps, 1, count) if mask is None else mask.dense()
-            for mask, count in zip(masks, units, strict=True)
-        )
-        # Laid out as masks that are drawn for timing, or what was compiled for these is not what is timed.
-        return input_mask.contiguous(), recurrent_mask.contiguous()
 
 
 class Contestant(Protocol):
@@ -80,7 +40,7 @@ class Contestant(Protocol):
 
 def outcome(y: Tensor, problem: Problem, x: Tensor, parameters: list[nn.Parameter]) -> Outcome:
     grads = torch.autograd.grad(y, [x, *parameters], problem.grad.to(y.dtype))
-    names = ("its output", *(f"the gradient of {name}" for name in ("x", *_PARAMETERS)))
+    names = ("its output", *(f"the gradient of {name}" for name in ("x", *PARAMETERS)))
     return dict(zip(names, (y.detach(), *grads), strict=True))
 
 

@@ -9,8 +9,8 @@ from jax import lax, nn  # pyright: ignore[reportMissingImports]
 from jax import numpy as jnp  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
-from strop.bench.contestants import Outcome, Problem
 from strop.bench.presets import Preset
+from strop.bench.problem import Outcome, Problem
 
 
 def scanned_lstm(weights: Any, x: Any, input_mask: Any, recurrent_mask: Any) -> Any:
