@@ -51,7 +51,6 @@ def row_of(run: Run, data: str) -> Row:
     description = read_description(run.folder)
     options, command = description["options"], description["command"]
     table = next(table for table in TABLES if table.command == command)
-    presets = importlib.import_module(f"{table.module}.presets").PRESETS
     threads = options["threads"] or torch.get_num_threads()
     return {
         "command": command,
@@ -61,7 +60,7 @@ def row_of(run: Run, data: str) -> Row:
         "seed": str(options["seed"]),
         "options": " ".join(_other(table, options)),
         "epochs": f"{run.rows[-1]['epoch']:g}",
-        "of": str(presets[options["preset"]].epochs),
+        "of": str(table.presets[options["preset"]].epochs),
         "valid": _figures({k.removeprefix("valid_"): v for k, v in run.best.items() if k[:6] == "valid_"}),
         "test": _figures(run.test),
         "hours": f"{run.rows[-1]['train_seconds'] / 3600:.2f}",

@@ -1,6 +1,8 @@
 """The trainings whose results docs/results.md shows: tables 1 to 3 of Sarma et al. (NeurIPS 2021)."""
 
 from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
 
 DROPOUTS = ("nr-random", "nr-st", "nr-rh-st")
 Figures = tuple[str, ...]
@@ -41,6 +43,11 @@ class Table:
     module: str
     measures: tuple[tuple[str, str], ...]
     trainings: tuple[Training, ...]
+
+    @property
+    def presets(self) -> dict[str, Any]:
+        """All presets of the command, by name."""
+        return import_module(f"{self.module}.presets").PRESETS
 
 
 _TRANSLATION = ("valid", "bleu"), ("test", "bleu")

@@ -15,7 +15,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import nullcontext
-from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -43,7 +42,7 @@ def planned(
         for training in table.trainings:
             if training.data not in data:
                 continue
-            whole: int = import_module(f"{table.module}.presets").PRESETS[training.preset].epochs
+            whole: int = table.presets[training.preset].epochs
             wanted = min(whole, epochs or whole)
             for seed in range(training.seeds):
                 for dropout in dropouts:

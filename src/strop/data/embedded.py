@@ -90,7 +90,7 @@ def _docstrings(node: ast.AST) -> Iterator[str]:
 
 def _lines(text: str, seen: set[str]) -> Iterator[list[str]]:
     for paragraph in _PARAGRAPH.split(text):
-        if ">>>" in paragraph:  # a session of the interpreter, not English
+        if ">>>" in paragraph:  # a doctest, not English
             continue
         key = " ".join(_WORD.findall(paragraph.lower()))
         if key in seen:
