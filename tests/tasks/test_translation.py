@@ -304,8 +304,8 @@ def test_translate_answers_every_line_in_order(trained, monkeypatch, capsys, bea
 
 def test_translate_refuses_what_it_cannot_use(trained, corpus, monkeypatch, capsys, tmp_path):
     run = ["--run", str(trained)]
-    status, _, error = translated(monkeypatch, capsys, b"a\nb \xe9\n", *run)
-    assert status == 2
+    status, lines, error = translated(monkeypatch, capsys, b"a b\nb \xe9\n", *run)
+    assert (status, lines) == (2, ["B A"])  # what came before is translated
     assert "stdin, line 2: not UTF-8 (byte 0xe9)" in error
     plain, marked = (
         translated(monkeypatch, capsys, mark + b"a b\n", *run) for mark in (b"", b"\xef\xbb\xbf")

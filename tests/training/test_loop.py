@@ -131,14 +131,15 @@ def test_a_loss_that_is_no_number_stops_the_run_before_it_spoils_the_weights(tmp
     assert_same(last_weights(tmp_path / "whole"), last_weights(tmp_path / "run"))
 
 
-def test_a_validation_that_is_no_number_stops_the_run_at_its_last_checkpoint(tmp_path):
+@pytest.mark.parametrize("found", [math.nan, math.inf])
+def test_a_validation_that_is_no_number_stops_the_run_at_its_last_checkpoint(tmp_path, found):
     class Spoilt(ToyTask):
         def evaluate(self, split):
-            found = super().evaluate(split)
-            return found if self.evaluations < 2 else {"loss": math.nan}
+            metrics = super().evaluate(split)
+            return metrics if self.evaluations < 2 else {"loss": found}
 
     with pytest.raises(
-        NonFiniteError, match=r"step 24: the valid loss is nan, .*-step-12\. A lower learning"
+        NonFiniteError, match=rf"step 24: the valid loss is {found}, .*-step-12\. A lower learning"
     ):
         train(Spoilt(), options(tmp_path / "run"))
     assert len(read_curve(tmp_path / "run" / "curve.csv")) == 1

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ END = "<eos>"
 SPLITS = ("train", "valid", "test")
 
 Line = list[str]
+T = TypeVar("T")
 
 
 class DataError(ValueError):
@@ -242,6 +244,23 @@ def decode_lines(name: str, lines: Iterable[bytes]) -> Iterator[str]:
                 f"{name}, line {number}: not UTF-8 (byte {line[error.start]:#04x}); "
                 "convert it, e.g. with iconv -t utf-8"
             ) from error
+
+
+def in_chunks(found: Iterable[T], size: int) -> Iterator[list[T]]:
+    """What a stream gives, `size` at a time; what came before a DataError is given before it is raised."""
+    chunk: list[T] = []
+    try:
+        for each in found:
+            chunk.append(each)
+            if len(chunk) == size:
+                yield chunk
+                chunk = []
+    except DataError:
+        if chunk:
+            yield chunk
+        raise
+    if chunk:
+        yield chunk
 
 
 def _read_lines(file: Path) -> list[Line]:

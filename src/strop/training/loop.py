@@ -261,8 +261,9 @@ class _Run:
             metrics = self.task.evaluate("valid") if self.world.leads else {}
         self.task.model.train()
         metrics = self.world.from_leader(metrics)
-        if math.isnan(metrics[self.task.metric]):
-            raise NonFiniteError(self._spoilt(f"the valid {self.task.metric} is nan"))
+        value = metrics[self.task.metric]
+        if not math.isfinite(value):
+            raise NonFiniteError(self._spoilt(f"the valid {self.task.metric} is {value:g}"))
         summary = self.task.summary(self.losses.mean())
         shown = {
             **{f"train_{name}": value for name, value in summary.items()},
@@ -283,7 +284,6 @@ class _Run:
             if better:
                 self.folder.checkpoints.save_best(self.step, self.task.model.state_dict(), row)
         self.progress.say(f"epoch {row['epoch']:.2f} · {describe(shown)}{' · best so far' if better else ''}")
-        value = metrics[self.task.metric]
         return value if self.task.goal == "min" else -value
 
     def _save(self) -> None:

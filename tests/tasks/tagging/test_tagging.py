@@ -267,11 +267,11 @@ def test_where_there_is_no_word_there_is_no_tag(trained, monkeypatch, capsys, gi
 
 
 def test_bad_input_is_one_clear_line(trained, text, tmp_path, monkeypatch, capsys):
-    status, _, errors = tag(monkeypatch, capsys, b"good\nb\xe9\n", "--run", str(trained))
-    assert (status, errors.splitlines()[-1][:47]) == (
-        2,
-        "strop: stdin, line 2: not UTF-8 (byte 0xe9); con"[:47],
-    )
+    for words, given in ([], b"good\nb\xe9\n"), (["--columns"], b"good\n\nb\xe9\n"):
+        status, out, errors = tag(monkeypatch, capsys, given, "--run", str(trained), *words)
+        assert (status, out.split()[0]) == (2, "good")  # what came before is labelled
+        line = given.count(b"\n")
+        assert errors.splitlines()[-1].startswith(f"strop: stdin, line {line}: not UTF-8 (byte 0xe9); con")
     status, _, errors = tag(monkeypatch, capsys, "a", "--run", str(tmp_path))
     assert status == 2
     assert "no trained model there" in errors

@@ -3,12 +3,12 @@
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain, groupby, islice
+from itertools import chain, groupby
 from pathlib import Path
 
 from strop.data.conll import DOCUMENT, split_columns
 from strop.data.schemes import OUTSIDE, Scheme
-from strop.data.text import decode_lines
+from strop.data.text import decode_lines, in_chunks
 from strop.limits import find_device
 from strop.tasks.tagging.predict import load_tagger, predict
 
@@ -49,7 +49,7 @@ def run(options: Options) -> int:
     sentences = _in_columns(lines) if options.columns else _in_lines(lines)
     # At a terminal an answer to every sentence.
     at_once = 1 if sys.stdin.isatty() else _AT_ONCE
-    while read := list(islice(sentences, at_once)):
+    for read in in_chunks(sentences, at_once):
         words = [sentence for rows in read for sentence in _sentences(rows)]
         tags = chain.from_iterable(predict(model, vocabularies, words, scheme, device))
         for rows in read:

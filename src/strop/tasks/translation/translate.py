@@ -3,13 +3,12 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import torch
 
 from strop.data.parallel import encode
-from strop.data.text import Vocabulary, decode_lines
+from strop.data.text import Vocabulary, decode_lines, in_chunks
 from strop.limits import check_sizes, find_device, use_threads
 from strop.tasks.options import check_files
 from strop.tasks.translation import decoding
@@ -105,7 +104,7 @@ def run(options: Options) -> int:
     at_once = 1 if sys.stdin.isatty() else 16 * options.batch
     shows = sys.stderr.isatty() and not sys.stdout.isatty()
     done = 0
-    while chunk := list(islice(lines, at_once)):
+    for chunk in in_chunks(lines, at_once):
         for line in translator(chunk, beam=options.beam, alpha=options.alpha, batch=options.batch):
             print(line)
         sys.stdout.flush()
