@@ -90,6 +90,17 @@ TORCHS_OWN = pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:Deprec
 
 
 @TORCHS_OWN
+@pytest.mark.skipif(not dispatch.available("native"), reason="there is one backend here")
+def test_cached_code_for_one_backend_is_not_taken_for_another(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    lstm, x = strop.LSTM(6, 8, recurrent_dropout=0.5), torch.randn(4, 3, 6)
+    for name in ("native", "reference"):
+        torch._dynamo.reset()
+        with dispatch.use(name):
+            check(lambda x: lstm(x)[0].pow(2).sum(), [*lstm.parameters()], x, how="inductor")
+
+
+@TORCHS_OWN
 def test_the_default_compiler():
     lstm, x = strop.LSTM(6, 8, 2, **DROPS), torch.randn(4, 3, 6)
     check(lambda x: lstm(x)[0].pow(2).sum(), [*lstm.parameters()], x, how="inductor")
@@ -103,6 +114,12 @@ def test_checkpoints_recompute_with_the_same_masks(how):
         return checkpoint(lambda x: head(lstm(x)[0]), x, use_reentrant=False).pow(2).sum()
 
     check(step, [*lstm.parameters(), *head.parameters()], x, how=how)
+
+
+@pytest.mark.parametrize("make", [lambda: strop.LSTM(6, 8, 2), lambda: strop.GRU(6, 8, 2, **DROPS).eval()])
+def test_layers_that_drop_nothing_train(backend, make):
+    module, x = make(), torch.randn(4, 3, 6)  # in float32, for which torch has an operator of its own
+    check(lambda x: module(x)[0].pow(2).sum(), [*module.parameters()], x)
 
 
 def test_evaluation_and_given_masks():
@@ -145,7 +162,7 @@ def samples(op: str, cell: str, dtype: torch.dtype, units: int) -> tuple[Any, ..
     c0 = leaf(2, 5) if cell == "LSTM" else None
     weights = (leaf(gates * 5, 4), leaf(gates * 5, units), leaf(gates * 5), leaf(gates * 5))
     w_hr = None if units == 5 else leaf(units, 5)
-    return cell, True, False, None, leaf(3, 2, 4), leaf(2, units), c0, *weights, w_hr, *keep, *keep, None
+    return cell, True, False, "", None, leaf(3, 2, 4), leaf(2, units), c0, *weights, w_hr, *keep, *keep, None
 
 
 @pytest.mark.parametrize(

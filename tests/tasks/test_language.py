@@ -7,6 +7,7 @@ from torch import nn
 
 import strop
 from strop.data.text import Corpus, DataError, Vocabulary
+from strop.ops import native
 from strop.tasks.language import (
     DROPOUTS,
     PRESETS,
@@ -240,7 +241,8 @@ def test_in_bfloat16_a_model_learns_and_resumes_exactly(corpus, dropout, tmp_pat
 
     plain, rounded = run("plain"), run("bf16", bf16=True)
     first, exactly = rounded.rows[0]["train_perplexity"], plain.rows[0]["train_perplexity"]
-    assert first != exactly
+    if native.has_bf16:  # elsewhere structured layers compute in float32 all the same
+        assert first != exactly
     assert first == pytest.approx(exactly, rel=0.05)
     assert rounded.test["perplexity"] < 10
     run("stopped", 3, bf16=True)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 import strop
 from strop.data.parallel import BEGIN_ID, END_ID, PAD_ID, Batch, Pairs, collate
+from strop.ops import native
 from strop.tasks.translation import DROPOUTS, TranslationModel
 from strop.tasks.translation.attention import Memory, attend, attend_backward
 from strop.tasks.translation.model import TranslationMasks
@@ -245,7 +246,8 @@ def test_autocast_to_bfloat16_rounds_and_no_more(dropout):
         found.append({"loss": loss.detach(), **gradients(model, loss.unsqueeze(0))})
     exact, rounded = found
     assert rounded.keys() == exact.keys()
-    assert not torch.equal(rounded["loss"], exact["loss"])
+    if native.has_bf16:  # elsewhere structured layers compute in float32 all the same
+        assert not torch.equal(rounded["loss"], exact["loss"])
     for name, value in exact.items():
         assert rounded[name].dtype == torch.float32
         assert torch.linalg.vector_norm(rounded[name] - value) < 0.05 * torch.linalg.vector_norm(value), name

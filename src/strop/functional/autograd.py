@@ -53,7 +53,8 @@ def once(name: str, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ..
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
     """The precision that autocast asks for where x is; None if there is no autocast."""
     device = x.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    # Not amp.is_autocast_available: torch.compile knows it only since torch 2.13.
+    if device != "meta" and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
     return None
 
@@ -84,6 +85,14 @@ def cast(dtype: torch.dtype | None, *tensors: Tensor | None) -> Any:
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
     """Suspends autocast; ``as`` gives None if there is none."""
     return nullcontext() if autocast_dtype(x) is None else torch.autocast(x.device.type, enabled=False)
+
+
+def exporting() -> bool:
+    """Whether ``torch.export`` is at work.
+
+    Not ``torch.compiler.is_exporting``, which is true under torch.compile, too, in torch 2.11.
+    """
+    return torch.compiler._is_exporting_flag
 
 
 def transforming() -> bool:

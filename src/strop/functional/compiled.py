@@ -26,6 +26,22 @@ def _keep(index: _Maybe, count: _Maybe, scale: float) -> Keep | None:
 _SAVED = 3  # tensors that any backend saves for BP, at most
 
 
+def _saved_like(layer: Layer, x: Tensor, hidden_size: int, projected: bool) -> tuple[Tensor, ...]:
+    backend = dispatch.recurrence(x, projected)
+    return backend.saved_like(layer, x, hidden_size, *((True,) if projected else ()))
+
+
+@torch.compiler.assume_constant_result
+def layout(device: str, dtype: torch.dtype, projected: bool) -> str:
+    """How the backend of such operands lays out what it saves.
+
+    The compiler's caches outlive a process and go by what stands in a graph: without this the code that was
+    made for one backend, or release, would be taken for another.
+    """
+    saved = _saved_like(Layer(CELLS["LSTM"]), torch.empty(2, 3, 1, device=device, dtype=dtype), 5, projected)
+    return " ".join(f"{list(each.shape)} {each.dtype}" for each in saved)
+
+
 def projection(w_hr: _Maybe) -> tuple[Tensor, ...]:
     """The last argument of a backend's functions, where there is one."""
     return () if w_hr is None else (w_hr.contiguous(),)
@@ -41,6 +57,7 @@ def recurrence_forward(
     cell: str,
     reverse: bool,
     bf16: bool,
+    layout: str,
     batch_sizes: _Maybe,
     x: Tensor,
     h0: Tensor,
@@ -58,7 +75,10 @@ def recurrence_forward(
     recurrent_scale: float,
     recurrent_mask: _Maybe,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """FP of one layer: y, the last h and c, and what is saved for BP; what there is not is empty."""
+    """FP of one layer: y, the last h and c, and what is saved for BP; what there is not is empty.
+
+    ``layout`` is there to be read in the graph.
+    """
     layer = Layer(CELLS[cell], reverse, batch_sizes, bf16)
     y, h, c, saved = dispatch.recurrence(x, w_hr is not None).forward(
         layer,
@@ -78,6 +98,7 @@ def _(
     cell: str,
     reverse: bool,
     bf16: bool,
+    layout: str,
     batch_sizes: _Maybe,
     x: Tensor,
     h0: Tensor,
@@ -91,10 +112,7 @@ def _(
 ) -> tuple[Tensor, ...]:
     layer = Layer(CELLS[cell], reverse, batch_sizes, bf16)
     y, state = x.new_empty(*x.shape[:-1], h0.shape[1]), torch.empty_like(h0)
-    if w_hr is None:
-        saved = dispatch.recurrence(x).saved_like(layer, x, h0.shape[1])
-    else:
-        saved = dispatch.recurrence(x, True).saved_like(layer, x, w_hr.shape[1], True)
+    saved = _saved_like(layer, x, h0.shape[1] if w_hr is None else w_hr.shape[1], w_hr is not None)
     empties = tuple(x.new_empty(0) for _ in range(_SAVED - len(saved)))
     return y, state, x.new_empty(0) if c0 is None else torch.empty_like(c0), *saved, *empties
 
@@ -181,7 +199,7 @@ def _(
 
 def save_recurrence(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     """``setup_context`` of ``recurrence_forward``."""
-    cell, reverse, bf16, batch_sizes, x, h0, c0, w_ih, w_hh, _, _, w_hr, *masks = inputs
+    cell, reverse, bf16, _, batch_sizes, x, h0, c0, w_ih, w_hh, _, _, w_hr, *masks = inputs
     y, _, _, *saved = output
     (ctx.input_scale, ctx.recurrent_scale), ctx.what = (masks[2], masks[5]), (cell, reverse, bf16)
     lists = (masks[0], masks[1], masks[3], masks[4], masks[6])
@@ -194,7 +212,7 @@ def recurrence_gradients(
     """``backward`` of ``recurrence_forward``, by an operator like ``recurrence_backward``."""
     batch_sizes, x, y, h0, c0, w_ih, w_hh, w_hr, *rest = ctx.saved_tensors
     saved, lists = rest[:_SAVED], rest[_SAVED:]
-    _, _, _, _, need_x, need_h0, need_c0, *of_weights = ctx.needs_input_grad[:12]
+    _, _, _, _, _, need_x, need_h0, need_c0, *of_weights = ctx.needs_input_grad[:13]
     index, count, recurrent_index, recurrent_count, recurrent_mask = lists
     upstream = (dy, dh, None if c0 is None else dc)
     masks = (index, count, ctx.input_scale, recurrent_index, recurrent_count, ctx.recurrent_scale)
@@ -204,7 +222,7 @@ def recurrence_gradients(
     )
     needs = (need_x, need_h0, need_c0, *of_weights)
     wanted = [grad if need else None for grad, need in zip(grads, needs, strict=True)]
-    return None, None, None, None, *wanted, *([None] * 7)
+    return None, None, None, None, None, *wanted, *([None] * 7)
 
 
 recurrence_forward.register_autograd(recurrence_gradients, setup_context=save_recurrence)

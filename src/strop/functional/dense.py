@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from strop.functional import operator, ways
-from strop.functional.autograd import autocast_dtype, transforming, without_autocast
+from strop.functional.autograd import autocast_dtype, exporting, transforming, without_autocast
 from strop.functional.recurrence import States, check_batch_sizes
 from strop.functional.stack import stack
 from strop.ops import dispatch, native
@@ -47,19 +47,24 @@ def dense_stack(
         return (y, last) if lacks else (y.to(autocast), tuple(state.to(autocast) for state in last))
     traced = (
         (compiling and not gradients)
-        or torch.compiler.is_exporting()
+        or exporting()
         or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
         or transforming()
     )
+
+    def by_layers(x: Tensor, flat: Sequence[Tensor]) -> tuple[Tensor, States]:
+        weights = operator.by_direction(flat, each)
+        nothing, how = (None,) * len(weights), {"bidirectional": bidirectional, "batch_sizes": batch_sizes}
+        return stack(cell, x, states, weights, nothing, nothing, **how)
+
+    if compiling and not traced and x.numel():
+        return by_layers(x, flat)
     if (
-        (autocast is torch.bfloat16 and x.is_cpu and gradients and training and not compiling and not traced)
+        (autocast is torch.bfloat16 and x.is_cpu and gradients and training and not traced)
         and (native.has_bf16 and dispatch.select(flat[0]) == "native")
         and (x.numel() and not _is_small(x, flat, batch_sizes))
     ):
-        weights = operator.by_direction(flat, each)
-        nothing = (None,) * len(weights)
-        how = {"bidirectional": bidirectional, "batch_sizes": batch_sizes}
-        y, last = stack(cell, x, states, weights, nothing, nothing, **how)
+        y, last = by_layers(x, flat)
         return y.to(autocast), tuple(state.to(autocast) for state in last)
     projected = each % 2 == 1
     if (
@@ -84,16 +89,10 @@ def dense_stack(
             h, c = (*(states or operator.zeros(cell, x, batch, flat, each)), None)[:2]
             y, h, c = dispatch.recurrence(x).evaluate(cell, x, h, c, flat, each == 4, bidirectional)
             return y, (h,) if c is None else (h, c)
-        weights = operator.by_direction(flat, each)
-        nothing = (None,) * len(weights)
-        return stack(
-            *(cell, x, states, weights, nothing, nothing),
-            bidirectional=bidirectional,
-            batch_sizes=batch_sizes,
-        )
+        return by_layers(x, flat)
 
     packed = batch_sizes is not None
-    if compiling or not ways.is_small(x.shape[0] if packed else steps * batch, batch, flat):
+    if not ways.is_small(x.shape[0] if packed else steps * batch, batch, flat):
         return by_kernels(x, flat)
     hidden = flat[1].shape[1]
     shape = f"{x.shape[-1]} to {hidden} units, {steps} steps of {batch} rows"

@@ -139,7 +139,10 @@ def _run(
         return _Recurrence.apply(layer, *operands, input_keep, recurrent_keep, recurrent_mask)
     lists = (*(input_keep or _NO_LISTS), *(recurrent_keep or _NO_LISTS))
     operator = compiled.recurrence_forward if compiling else transforms.recurrence
-    what = layer.cell.name, layer.reverse, layer.bf16, layer.batch_sizes
+    layout = ""
+    if compiling and (x := operands[0]) is not None:
+        layout = compiled.layout(x.device.type, x.dtype, projected=operands[-1] is not None)
+    what = layer.cell.name, layer.reverse, layer.bf16, layout, layer.batch_sizes
     found = operator(*what, *operands, *lists, recurrent_mask)
     return found[: 3 if layer.cell.has_c else 2]
 

@@ -85,8 +85,8 @@ def _layer(x: Tensor, layer: _Directions, batch_sizes: Tensor | None = None) -> 
     for number, (ih, hh, *biases) in enumerate(layer.weights):
         own = None if layer.states is None else tuple(state[number] for state in layer.states)
         masks = layer.input_masks[number], layer.recurrent_masks[number]
-        hr = biases.pop() if len(biases) % 2 else None
-        b_ih, b_hh = biases or (None, None)
+        hr = biases[-1] if len(biases) % 2 else None
+        b_ih, b_hh = biases[:2] if len(biases) > 1 else (None, None)
         how = {"reverse": number > 0, "batch_sizes": batch_sizes}
         y, last = recurrence(layer.cell, x, own, (ih, hh, b_ih, b_hh, hr), *masks, **how)
         ys.append(y)

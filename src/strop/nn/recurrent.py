@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from strop.functional import operator, ways
-from strop.functional.autograd import autocast_dtype
+from strop.functional.autograd import autocast_dtype, exporting
 from strop.functional.dense import dense_stack
 from strop.functional.recurrence import check_batch_sizes
 from strop.functional.stack import stack
@@ -122,7 +122,7 @@ class Recurrent(nn.RNNBase):
 
     def _run(self, input: Tensor | PackedSequence, hx: Any, masks: Masks | None) -> tuple[Any, Any]:
         """``forward`` of all of them: hx and the hidden state that is returned are a tuple for an LSTM."""
-        if not torch.compiler.is_exporting():  # which would warn of an attribute that changes
+        if not exporting():  # which would warn of an attribute that changes
             self._update_flat_weights()
         if masks is None and not (self.training and self._drops):
             done = self._by_operator(input, hx)
@@ -238,7 +238,7 @@ class Recurrent(nn.RNNBase):
         cell, how = CELLS[self.mode], {"bidirectional": self.bidirectional, "batch_sizes": batch_sizes}
         if masks is None or not any((*masks.input, *masks.recurrent)):
             flat: Any = self._flat_weights
-            if torch.compiler.is_exporting():
+            if exporting():
                 flat = [getattr(self, name) for name in self._flat_weights_names]
             each = len(self._all_weights[0])
             return dense_stack(cell, x, states, flat, each, training=self.training, **how)
