@@ -31,7 +31,6 @@ def _saved_like(layer: Layer, x: Tensor, hidden_size: int, projected: bool) -> t
     return backend.saved_like(layer, x, hidden_size, *((True,) if projected else ()))
 
 
-@torch.compiler.assume_constant_result
 def layout(device: str, dtype: torch.dtype, projected: bool) -> str:
     """How the backend of such operands lays out what it saves.
 
@@ -40,6 +39,10 @@ def layout(device: str, dtype: torch.dtype, projected: bool) -> str:
     """
     saved = _saved_like(Layer(CELLS["LSTM"]), torch.empty(2, 3, 1, device=device, dtype=dtype), 5, projected)
     return " ".join(f"{list(each.shape)} {each.dtype}" for each in saved)
+
+
+# For traced code to call it as it is: assume_constant_result, without the seconds to import torch._dynamo.
+layout._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def projection(w_hr: _Maybe) -> tuple[Tensor, ...]:
