@@ -28,6 +28,15 @@ def program(text: str) -> list[str]:
     return [sys.executable, "-c", text]
 
 
+def test_measuring_needs_torch_and_triton_alone():
+    extras = ("matplotlib", "numpy", "rich", "sacrebleu", "safetensors", "tensorboard", "tyro")
+    blocked = f"import sys; sys.modules.update(dict.fromkeys({extras})); "
+    done = subprocess.run(
+        program(blocked + "import strop.bench.gpu"), capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_all_tests_of_the_gpu_run(suite, tmp_path, monkeypatch):
     monkeypatch.setattr(suite.shutil, "which", lambda name: f"/somewhere/{name}")
     commands = suite.checks(tmp_path)

@@ -17,11 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 from torch import Tensor
 
-from strop.training import tree
+from strop.training import safe, tree
 from strop.training.errors import CheckpointError
 from strop.training.files import sync, writing
 
@@ -99,7 +97,7 @@ class CheckpointStore:
                 identity=content["identity"],
                 best_step=content["best_step"],
             )
-        except (KeyError, ValueError, TypeError, OSError, safetensors.SafetensorError) as error:
+        except (KeyError, ValueError, TypeError, OSError, safe.failure()) as error:
             raise CheckpointError(f"{path}: not a checkpoint that this version can read ({error})") from error
 
     def save_best(self, step: int, weights: Mapping[str, Tensor], metrics: Mapping[str, float]) -> Path:
@@ -138,7 +136,7 @@ class CheckpointStore:
         partial.mkdir()
         try:
             self._fill(partial, content, weights, files)
-        except (OSError, safetensors.SafetensorError):
+        except (OSError, safe.failure()):
             shutil.rmtree(partial, ignore_errors=True)  # of a full disk it takes the most
             raise
         path = self.folder / name
@@ -150,7 +148,7 @@ class CheckpointStore:
     def _fill(
         partial: Path, content: dict[str, Any], weights: Mapping[str, Tensor], files: Mapping[str, bytes]
     ) -> None:
-        safetensors.torch.save_file(_separate(weights), partial / _WEIGHTS)
+        safe.save(_separate(weights), partial / _WEIGHTS)
         for file, data in files.items():
             (partial / file).write_bytes(data)
         manifest = {"format": _FORMAT, "version": _VERSION, "content": content}
@@ -237,4 +235,4 @@ def _separate(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
-    return safetensors.torch.load_file(path / _WEIGHTS)
+    return safe.load(path / _WEIGHTS)

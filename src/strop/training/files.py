@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import safetensors
-
+from strop.training import safe
 from strop.training.errors import RunError
 
 
@@ -41,7 +40,7 @@ def writing(place: Path, kind: type[RunError]) -> Iterator[None]:
     """Work inside writes what a run leaves in `place`; what the disk refuses is raised as `kind`."""
     try:
         yield
-    except (OSError, safetensors.SafetensorError) as error:
+    except (OSError, safe.failure()) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise kind(
             f"{place}: cannot be written ({reason}); free space there or make it writable, then --resume"

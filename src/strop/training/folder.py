@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from strop.training import safe
 from strop.training.checkpoint import CheckpointStore
 from strop.training.errors import CheckpointError, RunFolderError
 from strop.training.files import write_atomically, writing
@@ -31,6 +32,7 @@ class RunFolder:
     def __init__(self, path: Path, resume: bool) -> None:
         self.path = path
         self._lock: int | None = None
+        safe.failure()  # if it is not installed, now, not at the first checkpoint
         try:
             if resume:
                 self._expect_run()

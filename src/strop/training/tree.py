@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
+
+from strop.training import safe
 
 _KEY = "tree"
 
@@ -21,12 +21,12 @@ def to_bytes(tree: Any) -> bytes:
     """`tree` as the bytes of a safetensors file. Raises TypeError, naming the place, for other types."""
     tensors: dict[str, Tensor] = {}
     shape = json.dumps(_pack(tree, "state", tensors))
-    return safetensors.torch.save(tensors, {_KEY: shape})
+    return safe.to_bytes(tensors, {_KEY: shape})
 
 
 def from_file(path: Path) -> Any:
     """What `to_bytes` was given. Raises ValueError or safetensors' error for other files."""
-    with safetensors.safe_open(path, framework="pt") as file:
+    with safe.opened(path) as file:
         metadata = file.metadata() or {}
         if _KEY not in metadata:
             raise ValueError(f"{path}: holds no nested state")
