@@ -92,7 +92,8 @@ def exporting() -> bool:
 
     Not ``torch.compiler.is_exporting``, which is true under torch.compile, too, in torch 2.11.
     """
-    return torch.compiler._is_exporting_flag
+    flag = getattr(torch.compiler, "_is_exporting_flag", None)
+    return torch.compiler.is_exporting() if flag is None else flag
 
 
 def transforming() -> bool:
