@@ -131,14 +131,17 @@ def overview(tables: dict[str, list[Row]]) -> list[Row]:
                 for line in tables[table.name]
                 if (line["data"], line["preset"]) == (training.data, training.preset)
             ]
-            if all(line["epochs"] == _NOT_RUN for line in own):
+            figure = f"{split} {metric}"
+            if not any(line[figure] for line in own):
                 continue
             row = {"command": f"`{table.command} --preset {training.preset}`", "data": training.data}
-            row["figure"] = f"{split} {metric}"
+            row["figure"] = figure
             for line in own:
                 done, _, planned = line["epochs"].partition(" of ")
-                part = f" ({line['epochs']} epochs)" if done != planned else ""
-                row[line["dropout"]] = _NOT_RUN if not planned else line[row["figure"]] + part
+                reached = [line[figure]] if line[figure] else []
+                if done != planned:
+                    reached += [_NOT_RUN if not planned else f"({line['epochs']} epochs)"]
+                row[line["dropout"]] = " ".join(reached)
             rows.append({**row, "step": own[-1]["step"]})
     return rows
 
