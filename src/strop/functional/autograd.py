@@ -53,7 +53,7 @@ def once(name: str, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ..
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
     """The precision that autocast asks for where x is; None if there is no autocast."""
     device = x.device.type
-    # Not amp.is_autocast_available: torch.compile knows it only since torch 2.13.
+    # Not amp.is_autocast_available: torch.compile of torch 2.10 and 2.11 does not know it.
     if device != "meta" and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
     return None

@@ -129,6 +129,7 @@ def check_batch_sizes(batch_sizes: Tensor, rows: int) -> list[int]:
 
 def _run(
     layer: Layer,
+    x: Tensor,
     operands: tuple[Tensor | None, ...],
     input_keep: Keep | None,
     recurrent_keep: Keep | None,
@@ -136,14 +137,12 @@ def _run(
 ) -> tuple[Tensor, ...]:
     compiling = torch.compiler.is_compiling()
     if not compiling and not transforming():
-        return _Recurrence.apply(layer, *operands, input_keep, recurrent_keep, recurrent_mask)
+        return _Recurrence.apply(layer, x, *operands, input_keep, recurrent_keep, recurrent_mask)
     lists = (*(input_keep or _NO_LISTS), *(recurrent_keep or _NO_LISTS))
     operator = compiled.recurrence_forward if compiling else transforms.recurrence
-    layout = ""
-    if compiling and (x := operands[0]) is not None:
-        layout = compiled.layout(x.device.type, x.dtype, projected=operands[-1] is not None)
+    layout = compiled.layout(x.device.type, x.dtype, operands[-1] is not None) if compiling else ""
     what = layer.cell.name, layer.reverse, layer.bf16, layout, layer.batch_sizes
-    found = operator(*what, *operands, *lists, recurrent_mask)
+    found = operator(*what, x, *operands, *lists, recurrent_mask)
     return found[: 3 if layer.cell.has_c else 2]
 
 
@@ -221,7 +220,7 @@ def recurrence(
         recurrent_keep = keep_of(recurrent_mask)
         if states is None and multiplier is None:
             recurrent_keep = _from_second_turn(recurrent_keep, steps, units, reverse, x.device)
-        y, *last = _run(layer, (x, h0, c0, *weights), keep_of(input_mask), recurrent_keep, multiplier)
+        y, *last = _run(layer, x, (h0, c0, *weights), keep_of(input_mask), recurrent_keep, multiplier)
     return y, tuple(last)
 
 

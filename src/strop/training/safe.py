@@ -1,6 +1,5 @@
 """safetensors, which whoever has no run to read or write does without: benchmarks of a bare checkout."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,16 @@ def failure() -> type[Exception]:
     return safetensors.SafetensorError
 
 
-def to_bytes(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> bytes:
+def to_bytes(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
     import safetensors.torch
 
-    return safetensors.torch.save(dict(tensors), metadata)
+    return safetensors.torch.save(tensors, metadata)
 
 
-def save(tensors: Mapping[str, Tensor], path: Path) -> None:
+def save(tensors: dict[str, Tensor], path: Path) -> None:
     import safetensors.torch
 
-    safetensors.torch.save_file(dict(tensors), path)
+    safetensors.torch.save_file(tensors, path)
 
 
 def load(path: Path) -> dict[str, Tensor]:
