@@ -107,8 +107,11 @@ def _from_second_turn(keep: Keep | None, steps: int, units: int, reverse: bool, 
         keep = Keep(torch.arange(units, dtype=torch.int32, device=device).expand(steps, units), None, 1.0)
     index = keep.index.clone(memory_format=torch.contiguous_format)
     count = index.new_full((steps,), index.shape[1]) if keep.count is None else keep.count.clone()
-    first = -1 if reverse else 0
-    index[first], count[first] = units, 0
+    # fill_, as assigning a number to one element of a GPU's tensor copies it from the host, which waits and
+    # which no CUDA graph can capture.
+    first = steps - 1 if reverse else 0
+    index.select(0, first).fill_(units)
+    count.select(0, first).fill_(0)
     return Keep(index, count, keep.scale)
 
 
