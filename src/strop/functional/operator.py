@@ -25,6 +25,32 @@ def zeros(cell: Cell, x: Tensor, batch: Any, flat: Sequence[Tensor], each: int) 
     return (h, x.new_zeros(len(flat) // each, batch, gates // cell.gates)) if cell.has_c else (h,)
 
 
+def share_memory(layers: Sequence[Sequence[Tensor]]) -> bool:
+    """Whether the weights of all layers lie in one chunk of memory, as torch puts them on a GPU."""
+    chunks = {tensor.untyped_storage().data_ptr() for layer in layers for tensor in layer}
+    return len(chunks) == 1
+
+
+def layer_by_layer(
+    cell: Cell,
+    x: Tensor,
+    states: States | None,
+    flat: Sequence[Tensor],
+    each: int,
+    bidirectional: bool,
+    batch_sizes: Tensor | None,
+) -> tuple[Tensor, States]:
+    """``stack``, a call for each layer: for cuDNN, which copies weights that do not begin a chunk of memory."""
+    directions = 2 if bidirectional else 1
+    lasts: list[States] = []
+    for number, layer in enumerate(by_direction(flat, directions * each)):
+        here = slice(number * directions, (number + 1) * directions)
+        own = None if states is None else tuple(state[here] for state in states)
+        x, last = stack(cell, x, own, layer, each, bidirectional, batch_sizes)
+        lasts.append(last)
+    return x, tuple(torch.cat(each) for each in zip(*lasts, strict=True))
+
+
 def stack(
     cell: Cell,
     x: Tensor,
@@ -40,6 +66,8 @@ def stack(
         states = zeros(cell, x, batch, flat, each)
     hx = states if cell.has_c else states[0]
     layers = len(flat) // each // (2 if bidirectional else 1)
+    if x.is_cuda and layers > 1 and not share_memory(by_direction(flat, len(flat) // layers)):
+        return layer_by_layer(cell, x, states, flat, each, bidirectional, batch_sizes)
     # cuDNN keeps what a backward pass needs only if it is told that one may follow.
     train = x.is_cuda and torch.is_grad_enabled()
     how = (flat, each >= 4, layers, 0.0, train, bidirectional)

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.backends.cudnn import rnn
 from torch.nn.utils.rnn import PackedSequence
 
 from strop.functional import operator, ways
@@ -77,6 +78,36 @@ class Recurrent(nn.RNNBase):
         self.input_dropout = input_dropout
         self.recurrent_dropout = recurrent_dropout
         self.pattern = template
+        self.flatten_parameters()  # now that it is known what is dropped
+
+    def flatten_parameters(self) -> None:
+        """torch's, but each layer has a chunk of memory of its own where layers run one by one.
+
+        cuDNN takes weights as they lie from the beginning of a chunk only, and copies all others at every call.
+        """
+        super().flatten_parameters()
+        flat: Any = self._flat_weights
+        drops = getattr(self, "recurrent_dropout", None) is not None and self._drops
+        if self.num_layers == 1 or not drops or not all(map(_is_for_cudnn, flat)):
+            return
+        layers = operator.by_direction(flat, len(flat) // self.num_layers)
+        if not operator.share_memory(layers):  # torch has found a reason not to move them
+            return
+        inputs = self._input_units[:: self._directions]
+        mode = rnn.get_cudnn_mode(self.mode)
+        with torch.cuda.device_of(flat[0]), torch.no_grad():
+            for layer, features in zip(layers, inputs, strict=True):
+                torch._cudnn_rnn_flatten_weight(
+                    list(layer),
+                    len(self._all_weights[0]),
+                    features,
+                    mode,
+                    self.hidden_size,
+                    self.proj_size,
+                    1,
+                    self.batch_first,
+                    bool(self.bidirectional),
+                )
 
     @property
     def _directions(self) -> int:
@@ -278,6 +309,10 @@ class Recurrent(nn.RNNBase):
         """torch's, and what is dropped."""
         drops = repr_of_drops(self, "input_dropout", "recurrent_dropout")
         return super().extra_repr() + (drops or (repr_of_pattern(self) if self.dropout else ""))
+
+
+def _is_for_cudnn(weight: Any) -> bool:
+    return isinstance(weight, Tensor) and weight.is_cuda and torch.backends.cudnn.is_acceptable(weight)
 
 
 def _are_like(x: Tensor, shapes: list[tuple[int, ...]], states: Any) -> bool:
