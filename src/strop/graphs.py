@@ -19,10 +19,12 @@ def capturing(graph: torch.cuda.CUDAGraph, stream: torch.cuda.Stream | None = No
     generator = torch.cuda.default_generators[here.device_index]
     own = generator.graphsafe_get_state()
     generator.graphsafe_set_state(own.clone_state())
-    try:
-        with torch.cuda.graph(graph, stream=stream):
-            yield
-    except BaseException:
-        torch.cuda.set_stream(here)
-        generator.graphsafe_set_state(own)
-        raise
+    with torch.cuda.device(here.device):  # torch captures on the current one
+        try:
+            # torch's own default is one stream for all devices.
+            with torch.cuda.graph(graph, stream=stream or torch.cuda.Stream(here.device)):
+                yield
+        except BaseException:
+            torch.cuda.set_stream(here)
+            generator.graphsafe_set_state(own)
+            raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from strop.functional import ways
 from strop.ops import choice
 
+time_of = choice.time_of
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 TIMES = {"a": choice.Times(3.0, 1.0), "b": choice.Times(2.0, 2.0), "c": choice.Times(5.0, 5.0)}
 
@@ -42,7 +44,7 @@ def test_the_fastest_is_taken_measured_once_and_says_why(monkeypatch):
 
 
 def test_what_fails_is_out_on_a_gpu_and_says_why(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(choice, "is_capturing", lambda device: False)
     assert choice.fastest(("key",), what, {"x": fails, **named("c")}, CUDA, "x") == "c"
     assert "x not possible (RuntimeError: out of resources)" in str(choice.choices()[0])
     with pytest.raises(RuntimeError, match="out of resources"):
@@ -53,7 +55,7 @@ def test_what_fails_is_out_on_a_gpu_and_says_why(monkeypatch):
     ("device", "error"), [(CPU, RuntimeError("mine")), (CPU, TimeoutError()), (CUDA, TimeoutError())], ids=str
 )
 def test_errors_that_are_not_a_launchs_are_not_swallowed(monkeypatch, device, error):
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(choice, "is_capturing", lambda device: False)
 
     def interrupted():
         raise error
@@ -87,9 +89,36 @@ def test_nothing_is_measured_for_one_way_or_where_it_must_be_the_same_in_every_p
 
 def test_a_graph_that_is_captured_takes_what_is_fastest_on_the_device_alone(monkeypatch):
     choice.fastest(("key",), what, named("a", "b"), CPU, "b")
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    monkeypatch.setattr(choice, "is_capturing", lambda device: device == CUDA)
     assert choice.fastest(("key",), what, named("a", "b"), CUDA, "b") == "a"
     assert choice.fastest(("unmet",), what, named("a", "b"), CUDA, "b") == "b"
+
+
+def test_the_operands_device_is_asked_whether_it_captures(monkeypatch):
+    """Not the current one, which may be another GPU."""
+    current = [0]
+
+    @contextmanager
+    def on(device):
+        before, current[0] = current[0], device.index
+        yield
+        current[0] = before
+
+    monkeypatch.setattr(torch.cuda, "device", on)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: current[0] == 1)
+    asked = [choice.is_capturing(torch.device(name)) for name in ("cuda:0", "cuda:1", "cpu")]
+    assert asked == [False, True, False]
+
+
+def test_the_device_sleeps_no_longer_than_the_host_can_need(monkeypatch):
+    """Under a sanitizer the host takes seconds for a call."""
+    slept = []
+    monkeypatch.setattr(choice, "_elapsed", lambda once, cycles: slept.append(cycles) or 1.0)
+    monkeypatch.setattr(choice, "perf_counter", iter((0.0, 1000.0)).__next__)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    time_of(lambda: None, CUDA)
+    assert 0 < max(slept) <= 10**8
 
 
 def test_backward_passes_are_measured_in_the_thread_that_holds_the_lock(monkeypatch):

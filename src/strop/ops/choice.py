@@ -22,6 +22,9 @@ import torch
 
 _log = logging.getLogger("strop")
 _ROUNDS, _REPEATS = 2, 5
+_MOST_CYCLES = (
+    10**8
+)  # some 50 ms: under a sanitizer the host takes seconds, and the device would sleep as long
 
 T = TypeVar("T")
 
@@ -118,7 +121,7 @@ def fastest(
         return next(iter(ways))
     if not _is_free():
         return unmeasured
-    capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    capturing = is_capturing(device)
     if key not in _choices:
         profiled = torch.autograd._profiler_enabled()  # pyright: ignore[reportPrivateImportUsage]
         if capturing or profiled or torch.is_anomaly_enabled():
@@ -128,6 +131,14 @@ def fastest(
                 _choices[key] = _measure(what(), ways, device)
                 _log.info("%s", _choices[key])
     return _choices[key].fastest(capturing)
+
+
+def is_capturing(device: torch.device) -> bool:
+    """Whether a CUDA graph is captured on ``device``, which need not be the current one."""
+    if device.type != "cuda":
+        return False
+    with torch.cuda.device(device):
+        return torch.cuda.is_current_stream_capturing()
 
 
 def _is_free() -> bool:
@@ -186,7 +197,9 @@ def time_of(once: Callable[[], object], device: torch.device) -> Times:
         called = sorted(_elapsed(once, 0) for _ in range(_REPEATS))[_REPEATS // 2]
         host = (perf_counter() - start) / _REPEATS
         # The device sleeps until the host has queued everything: at most 2 GHz, and twice the time.
-        queued = sorted(_elapsed(once, int(4e9 * host)) for _ in range(_REPEATS))[_REPEATS // 2]
+        queued = sorted(_elapsed(once, min(int(4e9 * host), _MOST_CYCLES)) for _ in range(_REPEATS))[
+            _REPEATS // 2
+        ]
     return Times(called, queued)
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from strop.ops import choice
 from strop.ops.products import Keep
 from strop.ops.recurrence import Layer
 from strop.ops.triton.tiles import Tiles
@@ -20,7 +21,7 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """
     if device.type != "cuda":
         return tensor.to(device)
-    if torch.cuda.is_current_stream_capturing():
+    if choice.is_capturing(device):
         raise RuntimeError(
             "batch_sizes: the lengths of packed sequences come from the host, so no CUDA graph can capture "
             "them; capture padded sequences"
