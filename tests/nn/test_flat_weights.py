@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import nn
@@ -15,7 +13,7 @@ from strop.ops.cells import CELLS
 
 
 @pytest.fixture
-def cudnn(monkeypatch) -> Iterator[list[tuple]]:
+def cudnn(monkeypatch) -> list[tuple]:
     """What cuDNN was asked to lay out; it does so as torch's does, weights before biases, on the CPU."""
     asked: list[tuple] = []
 
@@ -39,7 +37,7 @@ def cudnn(monkeypatch) -> Iterator[list[tuple]]:
     monkeypatch.setattr(recurrent.rnn, "get_cudnn_mode", lambda mode: 2)
     monkeypatch.setattr(torch, "_cudnn_rnn_flatten_weight", flatten, raising=False)
     monkeypatch.setattr(nn.RNNBase, "flatten_parameters", of_torch)
-    yield asked
+    return asked
 
 
 def chunks(module: nn.RNNBase) -> list[set[int]]:

@@ -46,6 +46,7 @@ def constants(cell: str, gates: int, dtype: str, precision: str) -> dict[str, ob
         "COLUMNS": 128,
         "BLOCK": 128,
         "RESIDENT": 0,
+        "TRAPS": True,
     }
 
 
@@ -64,7 +65,7 @@ def on_chip(cell: str, gates: int, hidden: int, dtype: str, precision: str, capa
 
 def build(kernel, dtype: str, capability: int, known: dict[str, object], ones: bool = False) -> None:
     """``ones``: sizes are 1, which Triton takes for constants where it is not told otherwise."""
-    known = known | (dict.fromkeys(INTS - {*ANY_SIZE, "mask_stride"}, 1) if ones else {})
+    known = known | (dict.fromkeys(INTS - {*ANY_SIZE}, 1) if ones else {})
     used = {name: known[name] for name in kernel.arg_names if name in known}
     signature = {}
     for name in kernel.arg_names:

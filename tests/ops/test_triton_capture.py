@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+import strop
+from strop.graphs import capturing
 from strop.ops import choice
 from strop.ops.cells import LSTM
 from strop.ops.products import Keep
@@ -57,6 +59,35 @@ def test_forward_and_backward_are_captured(monkeypatch, device, exact, way):
         for ours, again in zip(captured, run(keeps), strict=True):
             torch.testing.assert_close(ours, again)
     assert not torch.equal(lists[0], lists[1])
+
+
+@pytest.mark.parametrize("way", [None, *ways.WAYS])
+@pytest.mark.parametrize("drops", ["input", "state", "both"])
+@pytest.mark.parametrize("pattern", ["structured", "random"])
+def test_layers_from_zeros_are_captured(monkeypatch, device, pattern, drops, way):
+    """Without states, as layers are called most often: what is captured gives what was given before."""
+    monkeypatch.setattr(ways, "forced", way)
+    rates = {"input_dropout": 0.5 * (drops != "state"), "recurrent_dropout": 0.5 * (drops != "input")}
+    model = strop.LSTM(33, 70, 2, bidirectional=True, pattern=pattern, **rates).to(device)
+    x = torch.randn(5, 20, 33, device=device, requires_grad=True)
+    masks = model.draw(5, 20)
+
+    def run() -> list[torch.Tensor]:
+        y, (h, c) = model(x, masks=masks)
+        model(x)  # draws
+        return [y, h, c, *torch.autograd.grad(y.square().sum() + h.sum() + c.sum(), [x, *model.parameters()])]
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        expected = run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with capturing(graph):
+        captured = run()
+    graph.replay()
+    for ours, value in zip(captured, expected, strict=True):
+        torch.testing.assert_close(ours, value)
 
 
 @pytest.mark.parametrize("dropout", ["nr-random", "nr-st", "nr-rh-st"])

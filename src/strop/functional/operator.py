@@ -40,7 +40,7 @@ def layer_by_layer(
     bidirectional: bool,
     batch_sizes: Tensor | None,
 ) -> tuple[Tensor, States]:
-    """``stack``, a call for each layer: for cuDNN, which copies weights that do not begin a chunk of memory."""
+    """``stack``, a call for each layer: cuDNN copies weights that do not begin a chunk of memory."""
     directions = 2 if bidirectional else 1
     lasts: list[States] = []
     for number, layer in enumerate(by_direction(flat, directions * each)):

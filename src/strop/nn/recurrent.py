@@ -83,7 +83,7 @@ class Recurrent(nn.RNNBase):
     def flatten_parameters(self) -> None:
         """torch's, but each layer has a chunk of memory of its own where layers run one by one.
 
-        cuDNN takes weights as they lie from the beginning of a chunk only, and copies all others at every call.
+        cuDNN takes weights as they lie only from the beginning of a chunk, and copies others at every call.
         """
         super().flatten_parameters()
         flat: Any = self._flat_weights
@@ -97,7 +97,7 @@ class Recurrent(nn.RNNBase):
         mode = rnn.get_cudnn_mode(self.mode)
         with torch.cuda.device_of(flat[0]), torch.no_grad():
             for layer, features in zip(layers, inputs, strict=True):
-                torch._cudnn_rnn_flatten_weight(
+                torch._cudnn_rnn_flatten_weight(  # pyright: ignore[reportPrivateImportUsage]
                     list(layer),
                     len(self._all_weights[0]),
                     features,

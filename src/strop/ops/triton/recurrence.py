@@ -60,7 +60,8 @@ def forward(
         operands = (x, h0, c0, w_ih, w_hh, b_ih, b_hh, input_keep, recurrent_keep)
         return _forward(way, plans[way], sequence, dropped, *operands)
 
-    return run_by(ways.choose(sequence, dropped, x, plans, run_by, "forward"))
+    variant = (b_hh is not None,)
+    return run_by(ways.choose(sequence, dropped, x, plans, run_by, "forward", variant))
 
 
 def _forward(
@@ -131,6 +132,7 @@ def _forward(
             PRECISION=launch.precision(x.dtype),
             PERSISTENT=whole,
             RESIDENT=plan.resident,
+            TRAPS=not launch.interpreting,
             warps=plan.warps,
             stages=plan.stages,
             cooperative=whole,
@@ -189,7 +191,8 @@ def backward(
     def run_by(way: str) -> tuple[tuple[Tensor, ...], Tensor, Tensor | None]:
         return _backward(way, plans[way], sequence, dropped, dy, dh, dc, y, h0, saved, recurrent_keep)
 
-    grads, dh0, dc0 = run_by(ways.choose(sequence, dropped, x, plans, run_by, "backward"))
+    variant = tuple(grad is not None for grad in (dy, dh, dc))
+    grads, dh0, dc0 = run_by(ways.choose(sequence, dropped, x, plans, run_by, "backward", variant))
     dx = None
     if need_dx:
         dx = input_grad_rows(grads[0], w_ih, input_keep, sequence.batch, sequence.offsets).view(x.shape)
@@ -278,6 +281,7 @@ def _backward(
             PRECISION=launch.precision(h0.dtype),
             PERSISTENT=whole,
             RESIDENT=plan.resident,
+            TRAPS=not launch.interpreting,
             warps=plan.warps,
             stages=plan.stages,
             cooperative=whole,

@@ -17,17 +17,45 @@ import triton
 import triton.language as tl
 
 # Triton compiles anew where an argument is 1 or a multiple of 16, from which these gain nothing.
-ANY_SIZE = ["steps", "batch", "total", "tiles", "gate_tiles", "product_tiles", "first", "last"]
+ANY_SIZE = ["steps", "batch", "total", "tiles", "gate_tiles", "product_tiles", "first", "last", "mask_stride"]
+
+# Some ten seconds, where a program waits for microseconds: whatever it waits for will not come.
+MOST_POLLS = tl.constexpr(2**24)
 
 
 @triton.jit
-def barrier(arrived, target):
-    """Waits until ``target`` programs have arrived. All writes before it are seen by all after it."""
+def arrive(arrived):
+    """Tells the grid that this program is here, and shows it all that was written before."""
     tl.debug_barrier()
     tl.atomic_add(arrived, 1, sem="release", scope="gpu")
+
+
+@triton.jit
+def wait(arrived, target, TRAPS: tl.constexpr):
+    """Returns when ``target`` programs have arrived, whose writes are seen from then on.
+
+    With TRAPS a wait without an end becomes an error of the launch ("unspecified launch failure").
+    """
+    polls = 0
     while tl.atomic_add(arrived, 0, sem="acquire", scope="gpu") < target:
-        pass
+        if TRAPS:
+            polls += 1
+            tl.inline_asm_elementwise(
+                "{ .reg .pred late; setp.gt.s32 late, $1, $2; @late trap; mov.b32 $0, $1; }",
+                "=r,r,r",
+                [polls, MOST_POLLS],
+                dtype=tl.int32,
+                is_pure=False,
+                pack=1,
+            )
     tl.debug_barrier()
+
+
+@triton.jit
+def barrier(arrived, target, TRAPS: tl.constexpr):
+    """Waits until ``target`` programs have arrived. All writes before it are seen by all after it."""
+    arrive(arrived)
+    wait(arrived, target, TRAPS)
 
 
 @triton.jit

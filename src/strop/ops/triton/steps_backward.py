@@ -209,7 +209,7 @@ def backward(
     COUNTED: tl.constexpr, MASKED: tl.constexpr, HAS_DY: tl.constexpr, HAS_DH: tl.constexpr,
     HAS_DC: tl.constexpr, G: tl.constexpr, U: tl.constexpr, ROWS: tl.constexpr, KEPT: tl.constexpr,
     CHUNK: tl.constexpr, SPLITS: tl.constexpr, PRECISION: tl.constexpr, GATES: tl.constexpr,
-    PRODUCT: tl.constexpr, PERSISTENT: tl.constexpr, RESIDENT: tl.constexpr,
+    PRODUCT: tl.constexpr, PERSISTENT: tl.constexpr, RESIDENT: tl.constexpr, TRAPS: tl.constexpr,
 ):  # fmt: skip
     """Steps against the order of time; of each the cell's derivative, and then the product.
 
@@ -236,7 +236,7 @@ def backward(
                     ROWS, SPLITS
                 )  # fmt: skip
         if PERSISTENT:
-            barrier(arrived, (2 * (n - first) + 1) * tl.num_programs(0))
+            barrier(arrived, (2 * (n - first) + 1) * tl.num_programs(0), TRAPS)
         if PRODUCT:
             for tile in range(tl.program_id(0), product_tiles, tl.num_programs(0)):
                 _product_tile(
@@ -245,7 +245,7 @@ def backward(
                     PRECISION, RESIDENT
                 )  # fmt: skip
         if PERSISTENT:
-            barrier(arrived, (2 * (n - first) + 2) * tl.num_programs(0))
+            barrier(arrived, (2 * (n - first) + 2) * tl.num_programs(0), TRAPS)
 
 
 @triton.jit

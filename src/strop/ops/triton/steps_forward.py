@@ -60,7 +60,7 @@ def forward(
     CELL: tl.constexpr, REVERSE: tl.constexpr, PACKED: tl.constexpr, LISTED: tl.constexpr,
     COUNTED: tl.constexpr, MASKED: tl.constexpr, BIASED: tl.constexpr, G: tl.constexpr, U: tl.constexpr,
     ROWS: tl.constexpr, CHUNK: tl.constexpr, PRECISION: tl.constexpr, PERSISTENT: tl.constexpr,
-    RESIDENT: tl.constexpr,
+    RESIDENT: tl.constexpr, TRAPS: tl.constexpr,
 ):  # fmt: skip
     """Steps in the order of time. A tile is a panel of units and ROWS rows of the batch.
 
@@ -144,4 +144,4 @@ def forward(
                 tl.store(gate + 2 * hidden, a2, mask=valid)
             tl.store(states + at_state, h_new, mask=valid)
         if PERSISTENT:
-            barrier(arrived, (n - first + 1) * tl.num_programs(0))
+            barrier(arrived, (n - first + 1) * tl.num_programs(0), TRAPS)

@@ -57,13 +57,20 @@ def choose(
     plans: dict[str, Tiles],
     run_by: Callable[[str], object],
     phase: str,
+    variant: tuple[bool, ...],
 ) -> str:
-    """The fastest of the plans, by name. Times of all go with the steps, so they are one kind of work."""
+    """The fastest of the plans, by name. Times of all go with the steps, so they are one kind of work.
+
+    Args:
+        variant: what else the kernels are compiled for. The key holds all of that, so that no capture of a
+            CUDA graph has to load code: every way was compiled when it was measured.
+    """
     packed = sequence.offsets is not None
     key = (
         (
-            *(phase, sequence.kind, sequence.hidden, next(iter(plans.values())).rows, dropped.width, packed),
-            *(tuple(dropped.flags.values()), like.dtype, launch.precision(like.dtype), like.device),
+            *(phase, sequence.kind, sequence.hidden, tuple(plans.values()), dropped.width),
+            *(packed, sequence.reverse, *dropped.flags.values(), *variant),
+            *(like.dtype, launch.precision(like.dtype), like.device),
         )
         if len(plans) > 1
         else ()
