@@ -6,15 +6,12 @@ from collections import Counter
 
 import pytest
 import torch
-from torch import Tensor
 
 import strop
 from strop.ops import dispatch
 from strop.ops.cells import GRU, LSTM, RNN_RELU, RNN_TANH
-from strop.ops.products import Keep
-from strop.ops.recurrence import Layer
 from strop.ops.triton import launch, recurrence, ways
-from triton_oracle import Case, Problem, assert_as_accurate
+from triton_oracle import Case, Problem, assert_as_accurate, ours
 
 CASES = [
     Case(LSTM, (3, 2, 5, 19)),
@@ -41,42 +38,6 @@ CASES = [
     Case(RNN_RELU, (3, 2, 5, 19), "dense", "half", reverse=True),
     Case(RNN_RELU, (4, 3, 4, 9), "half", "rows", lengths=(4, 4, 1)),
 ]
-
-
-def ours(problem: Problem, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
-    """The same by the backend's three functions."""
-    case, (steps, batch, _, _) = problem.case, problem.case.shape
-
-    def to(value: Tensor | None) -> Tensor | None:
-        return None if value is None else value.to(device, dtype)
-
-    def rows(value: Tensor | None) -> Tensor | None:
-        value = to(value)
-        return value if value is None or case.lengths else value.view(steps, batch, -1)
-
-    def keep(value: Keep | None) -> Keep | None:
-        if value is None:
-            return None
-        return Keep(
-            value.index.to(device), None if value.count is None else value.count.to(device), value.scale
-        )
-
-    layer = Layer(case.cell, case.reverse, problem.sizes)
-    x, h0, c0 = rows(problem.x), to(problem.h0), to(problem.c0) if case.cell is LSTM else None
-    weights = (to(problem.w_ih), to(problem.w_hh))
-    masks = (keep(problem.input_keep), keep(problem.recurrent_keep), to(problem.mask))
-    y, h, c, saved = recurrence.forward(
-        layer, x, h0, c0, *weights, to(problem.b_ih), to(problem.b_hh), *masks
-    )
-    dgates, dx, dh0, dc0 = recurrence.backward(
-        layer, rows(problem.dy), to(problem.dh), to(problem.dc), x, y, h0, c0, *weights, saved, *masks, True
-    )
-    dw_ih, dw_hh, db_ih, db_hh = recurrence.weight_grad(layer, x, y, h0, dgates, *masks)
-    assert y.shape == (*x.shape[:-1], h0.shape[1])
-    results = {"y": y.flatten(0, -2), "h": h, "c": c, "dx": dx.flatten(0, -2), "dh0": dh0, "dc0": dc0}
-    results |= {"dw_ih": dw_ih, "dw_hh": dw_hh}
-    results |= {"db_ih": db_ih, "db_hh": db_hh} if case.bias else {}
-    return {name: value.cpu() for name, value in results.items() if value is not None}
 
 
 def count_launches(monkeypatch) -> Counter[str]:

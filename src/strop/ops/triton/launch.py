@@ -13,6 +13,9 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 interpreting: bool = bool(knobs.runtime.interpret)
 """Whether Triton's interpreter runs the kernels; fixed when they are first imported."""
 
+programs_wait: bool = not interpreting
+"""Whether the programs of a grid can wait for each other: the interpreter runs one after another."""
+
 
 def run(
     kernel: Any,

@@ -88,10 +88,9 @@ def choose(
 def grid(way: str, programs: int, device: torch.device) -> tuple[int, bool]:
     """How many programs to launch for so many tiles, and whether one launch runs all steps.
 
-    Then no more than one a processor, which run at once; those that keep weights are no more anyway. In the
-    interpreter only a single program can wait for all.
+    Then no more than one a processor, which run at once; those that keep weights are no more anyway.
     """
     if way == "persistent":
         programs = min(programs, launch.processors(device))
-    whole = way != "steps" and (not launch.interpreting or programs == 1)
+    whole = way != "steps" and (launch.programs_wait or programs == 1)
     return programs, whole
