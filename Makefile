@@ -3,6 +3,8 @@
 PYTHON ?= python3
 # The CPU build; override for another: make install TORCH=torch
 TORCH ?= torch==2.13.0
+# Warnings of the C++ compiler are errors; make install WERROR=OFF for one that warns of more than the tested ones.
+WERROR ?= ON
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -15,7 +17,8 @@ $(INSTALLED): pyproject.toml CMakeLists.txt $(wildcard csrc/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)"
 	$(BIN)/pip install --quiet --disable-pip-version-check "scikit-build-core>=0.11" "cmake>=3.24" ninja
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[dev]" \
+	  --config-settings=cmake.define.CMAKE_COMPILE_WARNING_AS_ERROR=$(WERROR)
 	$(BIN)/python -c 'from strop.ops import native; print(native.describe())'
 	touch $@
 
@@ -78,6 +81,7 @@ SANITIZED := LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print
 
 sanitize: install
 	$(BIN)/cmake -S . -B build/sanitize -G Ninja -DSTROP_SANITIZE=ON -DCMAKE_CXX_COMPILER=$(CXX) \
+		-DCMAKE_COMPILE_WARNING_AS_ERROR=$(WERROR) \
 		-DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DPython_EXECUTABLE=$(abspath $(BIN)/python)
 	$(BIN)/cmake --build build/sanitize
 	$(SANITIZED) -c 'from strop.ops import native; assert native.missing is None, native.missing'

@@ -48,6 +48,7 @@ def run(
     measure: Callable[[torch.device], Sequence[Timing]],
     show: Callable[[Sequence[Timing], Provenance, list[str]], None],
     kind: type[Record] = Record,
+    precision: str = "fp32",
 ) -> int:
     """Checks, measures, writes and shows; the exit status.
 
@@ -55,6 +56,8 @@ def run(
         check: what is wrong; nothing is timed unless that is nothing.
         measure: one interleaved run or several, with records of `kind`.
         show: also gets notes on the circumstances.
+        kind: of the records.
+        precision: what all is computed in.
     """
     device = find_device(options.device)
     records.prepare(options.json, options.csv, kind)
@@ -76,7 +79,7 @@ def run(
     rounds = sorted({timing.rounds for timing in timings})
     peak = Percentiles.of([timing.peak for timing in timings]).p50
     circumstances = (
-        f"{_span(rounds)} interleaved rounds, {provenance.threads} threads, fp32, "
+        f"{_span(rounds)} interleaved rounds, {provenance.threads} threads, {precision}, "
         f"backend {provenance.backend}, torch {provenance.torch}. Peak {peak:.0f} GFLOP/s "
         f"({machine.peak_source()}), measured beside them; operations are those on kept columns."
     )

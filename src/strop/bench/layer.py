@@ -13,7 +13,9 @@ from strop.bench.measure import Case, Percentiles, PhaseClock, interleave, one_p
 from strop.bench.presets import IMPLS, LAYER_PRESETS, PHASES, LayerPreset, Preset
 from strop.bench.records import Record, Work
 from strop.bench.stack import build, inputs
-from strop.ops import dispatch, native
+from strop.functional.trial import runs_under_autocast
+from strop.limits import find_device
+from strop.ops import dispatch
 
 _INPUT_SETS = 3
 
@@ -29,19 +31,29 @@ class Options(CommonOptions):
     """How long to measure, roughly; at least 5 rounds are run."""
 
     bf16: bool = False
-    """All under torch.autocast to bfloat16, on a CPU that multiplies it."""
+    """All under torch.autocast to bfloat16, where strop and torch multiply it."""
 
 
 def run(options: Options) -> int:
     preset, bf16 = LAYER_PRESETS[options.preset], options.bf16
-    if bf16 and not native.has_bf16:
-        raise ValueError("bf16: this CPU does not multiply bfloat16 (AVX512-BF16); leave it out")
+    if bf16:
+        _check_bf16(find_device(options.device))
     return command.run(
         options,
         lambda device: stack_discrepancies(preset, IMPLS[1:], device, bf16),
         lambda device: [measure(preset, device, options.seconds, bf16)],
         lambda timings, where, notes: show(preset, timings[0], where, notes),
+        precision="autocast to bfloat16" if bf16 else "fp32",
     )
+
+
+def _check_bf16(device: torch.device) -> None:
+    """Refuses to measure what nothing is gained by. Raises ValueError."""
+    reason = dispatch.why_not_bf16(device)
+    if reason is None and not runs_under_autocast("LSTM", 4, device.type, torch.bfloat16, True):
+        reason = "torch.nn.LSTM cannot run in it"
+    if reason is not None:
+        raise ValueError(f"bf16: {reason}; leave it out")
 
 
 class _Autocast(nn.Module):
@@ -76,7 +88,7 @@ def measure(preset: Preset, device: torch.device, seconds: float, bf16: bool = F
     made = records.summarise(name, preset.name, device.type, samples, work, peak)
     notes = ("torch computes BP and WG in one call.",)
     if bf16:
-        notes += ("All under autocast to bfloat16; the peak is that of float32.",)
+        notes += ("The peak is that of float32.",)
     return Timing(made, len(samples["torch"]["overall"]), peak, notes)
 
 

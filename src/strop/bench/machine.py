@@ -12,7 +12,7 @@ from time import perf_counter
 import torch
 
 from strop.bench.measure import now
-from strop.ops import dispatch, native, native_recurrence
+from strop.ops import dispatch, native
 
 _FMA_ITERATIONS = 5_000_000
 _MM_SIZE = 1024
@@ -52,8 +52,8 @@ def provenance(device: torch.device) -> Provenance:
 
 def backend(device: torch.device) -> str:
     """The backend that runs fp32 on `device`, and its instruction set."""
-    chosen = dispatch.recurrence(torch.empty(0, device=device))
-    return f"native {native.isa()}" if chosen is native_recurrence else "reference"
+    chosen = dispatch.select(torch.empty(0, dtype=torch.float32, device=device))
+    return f"native {native.isa()}" if chosen == "native" else chosen
 
 
 def load() -> float:

@@ -12,6 +12,7 @@ from strop.functional import operator, ways
 from strop.functional.autograd import autocast_dtype, exporting, transforming, without_autocast
 from strop.functional.recurrence import States, check_batch_sizes
 from strop.functional.stack import stack
+from strop.functional.trial import runs_under_autocast
 from strop.ops import dispatch, native
 from strop.ops.cells import Cell
 
@@ -31,7 +32,7 @@ def dense_stack(
 
     Exporting, tracing, ``torch.func``, projections in evaluation and evaluation under ``torch.compile`` see
     torch's own operator, and so do calls so small that it is faster. So does autocast, but for training on a
-    CPU that multiplies bfloat16; where on a CPU it would fail, it runs in the weights' dtype.
+    CPU that multiplies bfloat16; where torch's operator would fail on a CPU, the weights' dtype is used.
     """
     autocast, dtype = autocast_dtype(x), flat[0].dtype
     gradients = ways.needs_grad(*flat, x, *(states or ()))
@@ -40,11 +41,15 @@ def dense_stack(
     # On a CPU, as of torch 2.13: torch.compile cannot differentiate the operator, oneDNN has no float64 and,
     # for most CPUs, no float16; where it is not asked, float16 rounds the state of every step.
     lacks = dtype is not torch.float32 or autocast is not torch.bfloat16
-    if autocast is not None and x.is_cpu and (lacks or (compiling and gradients)):
-        states = None if states is None else tuple(state.to(dtype) for state in states)
+
+    def in_the_weights_dtype() -> tuple[Tensor, States]:
+        own = None if states is None else tuple(state.to(dtype) for state in states)
         with without_autocast(x):
-            y, last = dense_stack(cell, x.to(dtype), states, flat, each, batch_sizes=batch_sizes, **how)
+            y, last = dense_stack(cell, x.to(dtype), own, flat, each, batch_sizes=batch_sizes, **how)
         return (y, last) if lacks else (y.to(autocast), tuple(state.to(autocast) for state in last))
+
+    if autocast is not None and x.is_cpu and (lacks or (compiling and gradients)):
+        return in_the_weights_dtype()
     traced = (
         (compiling and not gradients)
         or exporting()
@@ -66,6 +71,10 @@ def dense_stack(
     ):
         y, last = by_layers(x, flat)
         return y.to(autocast), tuple(state.to(autocast) for state in last)
+    if (autocast is not None and x.is_cpu) and (
+        not runs_under_autocast(cell.name, each, "cpu", autocast, gradients)
+    ):
+        return in_the_weights_dtype()
     projected = each % 2 == 1
     if (
         (autocast is not None or traced or not x.numel() or dispatch.select(x) != "native")

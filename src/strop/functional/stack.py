@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from strop.functional import operator, ways
-from strop.functional.autograd import autocast_dtype, transforming
+from strop.functional.autograd import autocast_dtype, transforming, without_autocast
 from strop.functional.recurrence import States, recurrence, times_mask
 from strop.ops import dispatch
 from strop.ops.cells import GRU, Cell
@@ -76,7 +76,8 @@ def stack(
                 continue
         x, last = _layer(x, layer, batch_sizes)
         lasts += last
-    return x, tuple(torch.stack(each) for each in zip(*lasts, strict=True))
+    with without_autocast(x):  # which knows of two dtypes only, whatever that of the weights is
+        return x, tuple(torch.stack(each) for each in zip(*lasts, strict=True))
 
 
 def _layer(x: Tensor, layer: _Directions, batch_sizes: Tensor | None = None) -> tuple[Tensor, list[States]]:
@@ -91,7 +92,8 @@ def _layer(x: Tensor, layer: _Directions, batch_sizes: Tensor | None = None) -> 
         y, last = recurrence(layer.cell, x, own, (ih, hh, b_ih, b_hh, hr), *masks, **how)
         ys.append(y)
         lasts.append(last)
-    return ys[0] if len(ys) == 1 else torch.cat(ys, -1), lasts
+    with without_autocast(x):
+        return ys[0] if len(ys) == 1 else torch.cat(ys, -1), lasts
 
 
 def _one_step(x: Tensor, layer: _Directions) -> tuple[Tensor, list[States]] | None:

@@ -150,6 +150,21 @@ def _log_once(reason: str) -> None:
     _log.warning("running on plain PyTorch, which is slower: %s", reason)
 
 
+def why_not_bf16(device: torch.device) -> str | None:
+    """Why nothing is gained on ``device`` by rounding operands to bfloat16; None if something is."""
+    if device.type == "cuda":
+        if torch.version.hip is None and torch.cuda.get_device_capability(device) < (8, 0):
+            return f"{device} does not multiply bfloat16, which takes compute capability 8.0"
+        return None
+    if device.type != "cpu":
+        return None
+    if select(torch.empty(0, dtype=torch.float32, device=device)) != "native":
+        return "the native kernels, which round, do not run"
+    if native.has_bf16:
+        return None
+    return f"{native.isa()} does not multiply bfloat16, as AVX-512 with AVX512-BF16 does"
+
+
 def selection(device: torch.device) -> Any:
     """The module with ``smallest`` for keys on ``device``; all of them choose the same units."""
     runs_native = asked() in (None, "native") and device.type == "cpu" and native.missing is None

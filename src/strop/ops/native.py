@@ -7,6 +7,7 @@ allocated here; the kernels only fill it in.
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -24,10 +25,9 @@ def _find() -> Path | None:
     given = os.environ.get("STROP_NATIVE_LIBRARY")
     if given is not None:
         return Path(given)
-    import strop
-
-    found = (Path(folder) / "_native.so" for folder in strop.__path__)
-    return next((path for path in found if path.exists()), None)
+    # Beside the package, which is elsewhere than this file in an editable installation.
+    spec = find_spec(f"{__name__.partition('.')[0]}._native")
+    return None if spec is None or spec.origin is None else Path(spec.origin)
 
 
 def _load() -> str | None:

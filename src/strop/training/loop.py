@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from strop.ops import choice
+from strop.ops import choice, dispatch
 from strop.training import generators, tree
 from strop.training.averaging import NtAsgd
 from strop.training.best import Best
@@ -108,6 +108,8 @@ class _Run:
         return folder
 
     def _begin(self) -> None:
+        if self.options.bf16 and (reason := dispatch.why_not_bf16(self.device)) is not None:
+            self.progress.say(f"bf16: slower than float32 here, or no faster ({reason}); better left out")
         found = self.folder.checkpoints.latest() if self.folder and self.options.resume else None
         path = self.world.from_leader(found)
         if path is None:

@@ -5,10 +5,10 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional
 
 import strop
+from strop.tasks.baseline import run_lstm
 from strop.tasks.language.presets import AwdPreset, Dropout, check_dropout
 
 State = tuple[tuple[Tensor, Tensor], ...]
@@ -99,9 +99,9 @@ class AwdModel(nn.Module):
         self, lstm: nn.Module, x: Tensor, state: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         if not self.training or not self._weight_dropout:
-            return lstm(x, state)
+            return run_lstm(lstm, x, state)
         weight = functional.dropout(lstm.weight_hh_l0, self._weight_dropout)  # pyright: ignore[reportArgumentType]
-        return functional_call(lstm, {"weight_hh_l0": weight}, (x, state))
+        return run_lstm(lstm, x, state, {"weight_hh_l0": weight})
 
     def _predict(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Logits, and the last layer's output as it was dropped for them."""

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 import strop
+from strop.tasks.baseline import run_lstm
 from strop.tasks.language.presets import Dropout, check_dropout
 
 State = tuple[Tensor, Tensor]
@@ -47,7 +48,7 @@ class LanguageModel(nn.Module):
             self.output.weight = self.embedding.weight
 
     def forward(self, x: Tensor, state: State, target: Tensor | None = None) -> tuple[Tensor, State]:
-        y, state = self.lstm(self.drop(self.embedding(x)), state)
+        y, state = run_lstm(self.lstm, self.drop(self.embedding(x)), state)
         y = self.drop(y)
         if target is None:
             return self.output(y), state

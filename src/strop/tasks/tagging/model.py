@@ -10,6 +10,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 import strop
+from strop.tasks.baseline import run_lstm
 from strop.tasks.tagging.crf import CRF
 from strop.tasks.tagging.encoding import Batch, Vocabularies
 from strop.tasks.tagging.presets import DROPOUTS, Dropout, Preset
@@ -126,7 +127,7 @@ class Tagger(nn.Module):
     def emissions(self, batch: Batch) -> Tensor:
         """Scores of the tags at each word, by themselves: `[steps, sentences, tags]`."""
         x = torch.cat([self.drop(self.embedding(batch.words)), self._spellings(batch)], 1)
-        y, _ = self.lstm(PackedSequence(x, batch.sizes))
+        y, _ = run_lstm(self.lstm, PackedSequence(x, batch.sizes))
         y, _ = pad_packed_sequence(y)
         return self.output(self.output_drop(y))
 

@@ -11,6 +11,7 @@ import strop
 from strop import functional
 from strop.data.parallel import PAD_ID
 from strop.pattern import Mask, Pattern
+from strop.tasks.baseline import run_lstm
 from strop.tasks.language.presets import DROPOUTS, Dropout
 from strop.tasks.translation.attention import Memory, attend
 from strop.tasks.translation.feeding import DecoderMasks, input_feeding
@@ -71,7 +72,7 @@ class Encoder(nn.Module):
                 h, c = state
                 finals.append((h[:, rows:], c[:, rows:]))
                 state = h[:, :rows].contiguous(), c[:, :rows].contiguous()
-            y, state = self.lstm(x[start:stop, :rows].contiguous(), state)
+            y, state = run_lstm(self.lstm, x[start:stop, :rows].contiguous(), state)
             outputs.append(nn.functional.pad(y, (0, 0, 0, x.shape[1] - rows)))
         assert state is not None
         finals.append(state)
