@@ -10,6 +10,7 @@ import torch
 from strop.bench import layer
 from strop.bench.presets import IMPLS, LAYER_PRESETS, Layers, Preset
 from strop.bench.stack import build, inputs
+from strop.functional.trial import runs_under_autocast
 from strop.ops import dispatch, native
 
 TINY = Preset("zaremba-medium", (Layers(6, 8, 2), Layers(8, 4)), batch=3, steps=5, nr=0.5, rh=0.25)
@@ -150,7 +151,10 @@ def dispatch_name() -> str:
     return "native" if dispatch.available("native") else "reference"
 
 
-@pytest.mark.skipif(not native.has_bf16, reason="this CPU does not multiply bfloat16")
+BF16 = native.has_bf16 and runs_under_autocast("LSTM", 4, "cpu", torch.bfloat16, True)
+
+
+@pytest.mark.skipif(not BF16, reason="strop or torch does not multiply bfloat16 here")
 def test_in_bfloat16_it_writes_records_of_its_own(tiny: Preset, tmp_path: Path, capsys):
     out = tmp_path / "out.json"
     assert layer.run(layer.Options(seconds=0, json=out, bf16=True)) == 0
@@ -158,12 +162,19 @@ def test_in_bfloat16_it_writes_records_of_its_own(tiny: Preset, tmp_path: Path, 
     assert {r["bench"] for r in records} == {"layer-bf16"}
     assert [r["impl"] for r in records if r["phase"] == "overall"] == list(IMPLS)
     assert all(r["ms_p50"] > 0 for r in records if r["phase"] == "overall")
-    assert "autocast to bfloat16" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "threads, autocast to bfloat16, backend native" in printed
+    assert "fp32" not in printed
 
 
-def test_refuses_bfloat16_where_the_cpu_has_none(tiny: Preset, monkeypatch: pytest.MonkeyPatch):
+def test_refuses_bfloat16_where_nothing_is_gained_by_it(tiny: Preset, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(layer.dispatch, "why_not_bf16", lambda device: None)
+    monkeypatch.setattr(layer, "runs_under_autocast", lambda *_: False)
+    with pytest.raises(ValueError, match=r"bf16: torch\.nn\.LSTM cannot run in it; leave it out"):
+        layer.run(layer.Options(seconds=0, bf16=True))
+    monkeypatch.undo()
     monkeypatch.setattr(native, "has_bf16", False)
-    with pytest.raises(ValueError, match="bf16: this CPU does not multiply bfloat16"):
+    with pytest.raises(ValueError, match=r"bf16: .* leave it out"):
         layer.run(layer.Options(seconds=0, bf16=True))
 
 
@@ -172,8 +183,8 @@ def test_refuses_while_wrong(
     tiny: Preset, monkeypatch: pytest.MonkeyPatch, capsys, tmp_path: Path, fault: float, bf16: bool
 ):
     """A backend with one wrong gradient is not timed."""
-    if bf16 and not native.has_bf16:
-        pytest.skip("this CPU does not multiply bfloat16")
+    if bf16 and not BF16:
+        pytest.skip("strop or torch does not multiply bfloat16 here")
     real = dispatch.recurrence
 
     def weight_grad(*args):

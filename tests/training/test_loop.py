@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from toy_run import ToyTask
 
+from strop.ops import dispatch, native
 from strop.training import (
     CheckpointError,
     EpochDecay,
@@ -15,6 +16,8 @@ from strop.training import (
     NonFiniteError,
     RunError,
     RunFolderError,
+    Silent,
+    loop,
     read_curve,
     read_trained,
     train,
@@ -22,6 +25,14 @@ from strop.training import (
 from strop.training.checkpoint import CheckpointStore
 from strop.training.gradients import clipped_step, gradient_norm
 from strop.training.schedule import evaluation_steps
+
+
+class Said(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.lines.append(message)
 
 
 def options(out: Path, **changes) -> LoopOptions:
@@ -341,3 +352,32 @@ def test_a_model_that_was_never_evaluated_is_not_read(tmp_path):
         train(ToyTask(signal_at=4), options(tmp_path / "run"))
     with pytest.raises(RunFolderError, match="no trained model there yet"):
         read_trained(tmp_path / "run")
+
+
+@pytest.mark.parametrize("gains", [True, False])
+def test_bfloat16_that_gains_nothing_is_told_of_before_the_first_step(tmp_path, monkeypatch, gains):
+    reason = None if gains else "no instruction for it"
+    monkeypatch.setattr(loop.dispatch, "why_not_bf16", lambda device: reason)
+    task, said, before = ToyTask(), Said(), []
+
+    def loss(*_):
+        before.extend(said.lines)
+        raise RunError("seen enough")
+
+    monkeypatch.setattr(task, "loss", loss)
+    with pytest.raises(RunError, match="seen enough"):
+        train(task, options(tmp_path / "run", bf16=True), progress=said)
+    told = "bf16: slower than float32 here, or no faster (no instruction for it); better left out"
+    assert before == ([] if gains else [told])
+
+
+def test_where_bfloat16_gains_something(monkeypatch):
+    cpu = torch.device("cpu")
+    with dispatch.use("reference"):
+        assert "native kernels" in (dispatch.why_not_bf16(cpu) or "")
+    if not dispatch.available("native"):
+        return
+    for has in (True, False):
+        monkeypatch.setattr(native, "has_bf16", has)
+        assert (dispatch.why_not_bf16(cpu) is None) == has
+    assert native.isa() in (dispatch.why_not_bf16(cpu) or "")
