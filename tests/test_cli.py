@@ -272,3 +272,21 @@ def test_two_processes_train_the_language_model_that_one_trains(text, tmp_path):
     assert len(two.ranks) == 2
     for name, weight in one.weights.items():
         torch.testing.assert_close(two.weights[name], weight, rtol=1e-4, atol=1e-5)
+
+
+def test_a_command_that_wants_another_environment_starts_anew(monkeypatch):
+    started: list[tuple[list[str], dict[str, str]]] = []
+
+    def execve(path, words, environment):
+        started.append((words, environment))
+        raise SystemExit(0)
+
+    monkeypatch.setattr(os, "execve", execve)
+    monkeypatch.delenv("STROP_ISA", raising=False)
+    with pytest.raises(SystemExit):
+        cli.main(["bench", "layer", "--isa", "avx2", "--seconds", "0"])
+    ((words, environment),) = started
+    assert words[1:] == ["-m", "strop", "bench", "layer", "--isa", "avx2", "--seconds", "0"]
+    assert environment["STROP_ISA"] == "avx2"
+    assert environment["ONEDNN_MAX_CPU_ISA"] == environment["MKL_ENABLE_INSTRUCTIONS"] == "AVX2"
+    assert environment.keys() >= os.environ.keys()

@@ -1,13 +1,14 @@
 """The command `strop`. A command's module is imported when it is called, and it alone.
 
 Such a module has a dataclass `Options` and `run(options) -> exit status`. Options that know `--resume` or
-`--config` have `stored()`: the options of the run that these name, which those on the line go before.
+`--config` have `stored()`: the options of the run that these name, which those on the line go before. Options
+with an `environment` want a process that has these variables.
 """
 
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -98,9 +99,18 @@ def _run(name: tuple[str, ...], arguments: list[str]) -> int:
         return tyro.cli(module.Options, prog=prog, args=arguments, config=(tyro.conf.DisallowNone,), **known)
 
     options = parse()
+    environment = getattr(options, "environment", {})
+    if not environment.items() <= os.environ.items():
+        _start_anew([*name, *arguments], environment)
     if getattr(options, "resume", False) or getattr(options, "config", None) is not None:
         options = parse(options.stored())
     return module.run(options)
+
+
+def _start_anew(words: list[str], environment: Mapping[str, str]) -> None:
+    """Puts another process in the place of this one, as libraries read their environment when they load."""
+    sys.stdout.flush()
+    os.execve(sys.executable, [sys.executable, "-m", "strop", *words], {**os.environ, **environment})
 
 
 def _overview(words: list[str]) -> int:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from strop.bench import layer
+from strop.bench import isa, layer, machine
 from strop.bench.presets import IMPLS, LAYER_PRESETS, Layers, Preset
 from strop.bench.stack import build, inputs
 from strop.functional.trial import runs_under_autocast
@@ -25,7 +25,8 @@ BOTH_WAYS = Preset(
 )
 FIELDS = (
     "bench preset device impl phase ms_p20 ms_p50 ms_p80 "
-    "speedup_vs_torch speedup_vs_dense ideal gflops peak_fraction"
+    "speedup_vs_torch speedup_vs_dense ideal gflops peak_fraction "
+    "date commit cpu cores threads python torch strop backend isa torch_isa l1d_kb l2_kb l3_kb"
 )
 
 
@@ -142,6 +143,9 @@ def test_run_writes_records(tiny: Preset, tmp_path: Path, capsys: pytest.Capture
     assert len(written) == 2 * 14
     assert all(row["cpu"] and row["torch"] == torch.__version__ and row["rounds"] == "5" for row in written)
     assert all(row["backend"].split()[0] == dispatch_name() for row in written)
+    assert {row["isa"] for row in written} == {native.isa() if dispatch_name() == "native" else ""}
+    assert {row["torch_isa"] for row in written} == {isa.torchs()}
+    assert {row["l2_kb"] for row in written} == {str(machine.cache_sizes()[1] or "")}
     printed = capsys.readouterr().out
     assert "nr-rh-st  overall" in printed
     assert "5 interleaved rounds" in printed
@@ -214,6 +218,33 @@ def test_refuses_a_file_with_other_columns(tiny: Preset, tmp_path: Path):
     with pytest.raises(ValueError, match=r"layer\.csv: its columns are not those"):
         layer.run(layer.Options(seconds=0, csv=rows))
     assert rows.read_text() == "a,b\n1,2\n"
+
+
+def test_rows_of_an_older_version_get_the_new_columns(tiny: Preset, tmp_path: Path):
+    rows = tmp_path / "layer.csv"
+    assert layer.run(layer.Options(seconds=0, csv=rows)) == 0
+    with rows.open(newline="") as stream:
+        written = list(csv.DictReader(stream))
+    new = ("isa", "torch_isa", "l1d_kb", "l2_kb", "l3_kb")
+    with rows.open("w", newline="") as stream:
+        writer = csv.DictWriter(
+            stream, [name for name in written[0] if name not in new], extrasaction="ignore"
+        )
+        writer.writeheader()
+        writer.writerows(written)
+    assert layer.run(layer.Options(seconds=0, csv=rows)) == 0
+    with rows.open(newline="") as stream:
+        both = list(csv.DictReader(stream))
+    assert both[: len(written)] == [row | dict.fromkeys(new, "") for row in written]
+    assert list(both[-1]) == list(written[-1])
+    assert both[-1]["l2_kb"] == written[-1]["l2_kb"]
+    assert [file.name for file in tmp_path.iterdir()] == ["layer.csv"]
+
+
+def test_refuses_limits_that_came_too_late(tiny: Preset, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("STROP_ISA", raising=False)
+    with pytest.raises(ValueError, match="isa: avx2 takes a process that was started with STROP_ISA=avx2"):
+        layer.run(layer.Options(seconds=0, isa="avx2"))
 
 
 def test_refuses_what_cannot_be_written(tiny: Preset, tmp_path: Path):

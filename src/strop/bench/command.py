@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from strop.bench import machine, records
+from strop.bench import isa, machine, records
+from strop.bench.isa import Isa
 from strop.bench.machine import Provenance
 from strop.bench.measure import Percentiles
 from strop.bench.records import Record
@@ -30,6 +31,14 @@ class CommonOptions:
 
     csv: Path | None = None
     """Also append rows, with machine and versions, to this file."""
+
+    isa: Isa | None = None
+    """Limit both sides to an older instruction set: strop's kernels, and torch with oneDNN and MKL."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the process has to be started with."""
+        return {} if self.isa is None else isa.limits(self.isa)
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,9 @@ def run(
     records.prepare(options.json, options.csv, kind)
     check_sizes(options)
     check_duration("seconds", options.seconds)
+    if options.isa is not None and not isa.in_force(options.isa):
+        needed = " ".join(f"{name}={value}" for name, value in options.environment.items())
+        raise ValueError(f"isa: {options.isa} takes a process that was started with {needed}")
     use_threads(options.threads)
     load = machine.load()
     faults = check(device)
@@ -72,7 +84,9 @@ def run(
     timings = measure(device)
     provenance = machine.provenance(device)
     if options.json is not None:
-        records.write_json(options.json, [record for timing in timings for record in timing.records])
+        records.write_json(
+            options.json, provenance, [record for timing in timings for record in timing.records]
+        )
     if options.csv is not None:
         for timing in timings:
             records.append_csv(options.csv, provenance, timing.rounds, timing.peak, timing.records)
@@ -80,12 +94,17 @@ def run(
     peak = Percentiles.of([timing.peak for timing in timings]).p50
     circumstances = (
         f"{_span(rounds)} interleaved rounds, {provenance.threads} threads, {precision}, "
-        f"backend {provenance.backend}, torch {provenance.torch}. Peak {peak:.0f} GFLOP/s "
-        f"({machine.peak_source()}), measured beside them; operations are those on kept columns."
+        f"backend {provenance.backend}, torch {provenance.torch}{_in_brackets(provenance.torch_isa)}. "
+        f"Peak {peak:.0f} GFLOP/s ({machine.peak_source()}), measured beside them; "
+        "operations are those on kept columns."
     )
     notes = dict.fromkeys(note for timing in timings for note in timing.notes)
     show(timings, provenance, [circumstances, *notes, *machine.load_note(load)])
     return 0
+
+
+def _in_brackets(text: str) -> str:
+    return f" ({text})" if text else ""
 
 
 def _span(ordered: Sequence[int]) -> str:

@@ -11,6 +11,7 @@ from time import perf_counter
 
 import torch
 
+from strop.bench import isa
 from strop.bench.measure import now
 from strop.ops import dispatch, native
 
@@ -33,10 +34,20 @@ class Provenance:
     torch: str
     strop: str
     backend: str
+    isa: str = ""
+    """The instruction set of strop's kernels; empty where others run."""
+    torch_isa: str = ""
+    """That of torch and its libraries: see `isa.torchs`."""
+    l1d_kb: int | None = None
+    """Of the CPU's caches: data of one core; L2 of one core; L3 in all. None where that is unknown."""
+    l2_kb: int | None = None
+    l3_kb: int | None = None
 
 
 def provenance(device: torch.device) -> Provenance:
     """Of a measurement taken now on `device`."""
+    ran = backend(device)
+    l1d, l2, l3 = cache_sizes()
     return Provenance(
         date=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         commit=commit(),
@@ -46,7 +57,12 @@ def provenance(device: torch.device) -> Provenance:
         python=platform.python_version(),
         torch=torch.__version__,
         strop=_version(),
-        backend=backend(device),
+        backend=ran,
+        isa=ran.removeprefix("native ") if ran.startswith("native ") else "",
+        torch_isa=isa.torchs() if device.type == "cpu" else "",
+        l1d_kb=l1d,
+        l2_kb=l2,
+        l3_kb=l3,
     )
 
 
@@ -77,6 +93,19 @@ def cpu_model() -> str:
         return platform.processor() or platform.machine()
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.machine())
+
+
+def cache_sizes(cpu: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> tuple[int | None, ...]:
+    """KB of the L1 data cache, of L2 and of L3 that the first core sees; None where that is unknown."""
+    found: dict[str, int] = {}
+    for index in sorted(cpu.glob("index*")):
+        try:
+            level, kind, size = ((index / name).read_text().strip() for name in ("level", "type", "size"))
+        except OSError:
+            continue
+        if kind != "Instruction" and size.removesuffix("K").isdecimal():
+            found[level] = int(size.removesuffix("K"))
+    return found.get("1"), found.get("2"), found.get("3")
 
 
 def commit() -> str:

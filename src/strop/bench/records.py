@@ -11,6 +11,9 @@ from pathlib import Path
 from strop.bench.machine import Provenance
 from strop.bench.measure import Percentiles
 
+# Columns that files of older versions lack.
+_ADDED = ("isa", "torch_isa", "l1d_kb", "l2_kb", "l3_kb")
+
 
 @dataclass(frozen=True)
 class Record:
@@ -91,8 +94,8 @@ def prepare(json_file: Path | None, csv_file: Path | None, kind: type[Record] = 
 
     Raises:
         OSError: a folder cannot be made.
-        ValueError: a file cannot be written, or `csv_file` has other columns than `append_csv` writes for
-            records of this kind.
+        ValueError: a file cannot be written, or `csv_file` has columns that `append_csv` does not write for
+            records of this kind. Those that an older version did not know are added by `append_csv`.
     """
     for file in (json_file, csv_file):
         if file is not None:
@@ -100,11 +103,16 @@ def prepare(json_file: Path | None, csv_file: Path | None, kind: type[Record] = 
             if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
                 raise ValueError(f"{file}: cannot be written; name another file")
     if csv_file is not None and csv_file.exists() and csv_file.stat().st_size:
-        with csv_file.open(newline="") as stream:
-            if next(csv.reader(stream)) != _columns(kind):
-                raise ValueError(
-                    f"{csv_file}: its columns are not those of this version; name another file (--csv)"
-                )
+        there, known = _header(csv_file), _columns(kind)
+        if not {*there} <= {*known} or not {*known} - {*there} <= {*_ADDED}:
+            raise ValueError(
+                f"{csv_file}: its columns are not those of this version; name another file (--csv)"
+            )
+
+
+def _header(file: Path) -> list[str]:
+    with file.open(newline="", encoding="utf-8") as stream:
+        return next(csv.reader(stream), [])
 
 
 def _columns(kind: type[Record]) -> list[str]:
@@ -112,24 +120,40 @@ def _columns(kind: type[Record]) -> list[str]:
     return [*where, "rounds", "peak_gflops", *own]
 
 
-def write_json(file: Path, records: Sequence[Record]) -> None:
-    file.write_text(json.dumps([asdict(record) for record in records], indent=1) + "\n")
+def write_json(file: Path, provenance: Provenance, records: Sequence[Record]) -> None:
+    """Writes the records, each with what a row of results tells of machine and versions."""
+    where = asdict(provenance)
+    file.write_text(json.dumps([asdict(record) | where for record in records], indent=1) + "\n")
 
 
 def append_csv(
     file: Path, provenance: Provenance, rounds: int, peak: float | None, records: Sequence[Record]
 ) -> None:
     """Appends a row per record that has a time, after a header if the file is new or empty. The records are
-    of one kind."""
-    new = not file.exists() or not file.stat().st_size
-    with file.open("a", newline="") as stream:
-        writer = csv.DictWriter(stream, _columns(type(records[0])), lineterminator="\n")
+    of one kind. Rows of an older version get its missing columns, empty."""
+    new, columns = not file.exists() or not file.stat().st_size, _columns(type(records[0]))
+    if not new and _header(file) != columns:
+        _widen(file, columns)
+    with file.open("a", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, columns, lineterminator="\n")
         if new:
             writer.writeheader()
         for record in records:
             if record.ms_p50 is not None:
                 row = asdict(provenance) | {"rounds": rounds, "peak_gflops": peak} | asdict(record)
                 writer.writerow({name: _short(value) for name, value in row.items()})
+
+
+def _widen(file: Path, columns: list[str]) -> None:
+    """Gives all rows these columns, in one step: a file that is half written is none."""
+    with file.open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    wider = file.with_name(f"{file.name}.new")
+    with wider.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    wider.replace(file)
 
 
 def _short(value: object) -> object:
