@@ -37,6 +37,9 @@ _COMMANDS: dict[tuple[str, ...], _Command] = {
         "strop.bench.convert_check", "what strop.convert makes of your model, and how fast"
     ),
     ("advise",): _Command("strop.bench.advise", "which dropout is fastest for your sizes, on this machine"),
+    ("hardware",): _Command(
+        "strop.hardware.command", "what dropout is worth on a systolic array or a GPU, predicted"
+    ),
     ("bench", "gpu"): _Command("strop.bench.gpu", "check and time a GPU against cuDNN, within 8 minutes"),
 }
 # What `pip install strop[recipes]` adds.

@@ -6,7 +6,7 @@ import torch
 import strop
 from strop.bench import advise
 from strop.bench.advise import Net, Options, Setting
-from strop.bench.records import Record
+from strop.bench.records import Record, Work
 
 TINY = Options(input_size=6, hidden_size=8, layers=2, batch=3, steps=4, p=(0.5, 0.25), seconds=0)
 
@@ -24,7 +24,19 @@ def test_every_setting_is_measured_and_judged(cell, capsys: pytest.CaptureFixtur
     names = [f"torch.nn.{cell.upper()}", "strop nothing dropped", "strop NR+ST p=0.25", "strop NR+ST p=0.5"]
     names += ["strop NR+RH+ST p=0.25", "strop NR+RH+ST p=0.5"]
     assert [line[: len(name)] for line, name in zip(lines[2:], names, strict=False)] == names
-    assert len(lines) < 24
+    assert len(lines) < 25
+    assert lines[1].split()[-3:] == ["ideal", "of", "peak"]
+    assert lines[7].split()[-2] == "2.00x"
+
+
+def test_operations_are_those_on_kept_columns():
+    dense = 3 * 2 * (3 * 4) * (4 * 8) * (6 + 8 + 8 + 8)
+    assert advise.work(TINY, Setting("torch", 0.5), theirs=True) == Work(dense)
+    assert advise.work(TINY, Setting("nothing dropped", 0.0)) == Work(dense, 1.0)
+    inputs = 3 * 2 * (3 * 4) * (4 * 8) * (3 + 8 + 4 + 8)
+    assert advise.work(TINY, Setting("NR+ST p=0.5", 0.5)) == Work(inputs, dense / inputs)
+    gru = advise.work(replace(TINY, cell="gru"), Setting("NR+RH+ST p=0.5", 0.5, 0.5))
+    assert gru == Work(dense * 3 // 4 // 2, 2.0)
 
 
 def test_nets_drop_what_their_setting_says():

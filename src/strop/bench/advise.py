@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, nn
 
 import strop
+from strop import tables
 from strop.bench import command, machine, records
 from strop.bench.check import STEPS, discrepancies
 from strop.bench.command import CommonOptions, Timing
 from strop.bench.machine import Provenance
 from strop.bench.measure import Case, interleave, one_pass
-from strop.bench.records import Record
+from strop.bench.records import Record, Work
+from strop.hardware import CELLS, Drop, Layer, operations
 from strop.ops import choice
 from strop.pattern import check_probability
 
@@ -25,6 +27,7 @@ _CELLS: dict[Cell, tuple[type[nn.RNNBase], type[nn.RNNBase]]] = {
     "gru": (nn.GRU, strop.GRU),
     "rnn": (nn.RNN, strop.RNN),
 }
+_MODES: dict[Cell, str] = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN_TANH"}  # as torch calls them
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,21 @@ def settings(options: Options) -> list[Setting]:
     ]
 
 
+def work(options: Options, setting: Setting, theirs: bool = False) -> Work:
+    """What a pass of strop's layers computes, or of torch's, which drop nothing in columns."""
+
+    def stack(nr: float, rh: float) -> list[Layer]:
+        sizes = [options.input_size, *[options.hidden_size] * (options.layers - 1)]
+        cell, drops = CELLS[_MODES[options.cell]], (Drop(nr) if nr else None, Drop(rh) if rh else None)
+        return [Layer(units, options.hidden_size, cell, 1, *drops) for units in sizes]
+
+    dense = operations(stack(0.0, 0.0), options.batch, options.steps)
+    if theirs:
+        return Work(dense)
+    own = operations(stack(setting.nr, setting.rh), options.batch, options.steps)
+    return Work(own, dense / own)
+
+
 def _check(options: Options, device: torch.device) -> list[str]:
     torch.manual_seed(0)
     shape = (min(options.steps, STEPS), options.batch)
@@ -148,12 +166,15 @@ def _measure(options: Options, device: torch.device) -> Timing:
         name: one_pass(net.to(device), [(x, grad)], device) for name, net in nets.items()
     }
     samples = interleave(cases, options.seconds)
-    made = records.summarise("advise", options.cell, device.type, samples, {}, None)
+    peak = machine.peak_gflops(device)
+    done = {("torch", "overall"): work(options, middle, theirs=True)}
+    done |= {(setting.name, "overall"): work(options, setting) for setting in settings(options)}
+    made = records.summarise("advise", options.cell, device.type, samples, done, peak)
     note = f"torch's layers drop p={middle.nr:g} of their inputs; their time does not depend on it."
     return Timing(
         [record for record in made if record.ms_p50 is not None],
         len(samples["torch"]["overall"]),
-        machine.peak_gflops(device),
+        peak,
         (note, *map(str, choice.choices())),
     )
 
@@ -164,7 +185,7 @@ def _show(options: Options, timing: Timing, where: Provenance, notes: list[str])
         f"strop advise: {options.cell.upper()} {options.input_size} → {options.layers} x "
         f"{options.hidden_size}, batch {options.batch}, {options.steps} steps, on {where.cpu}"
     )
-    header = ["", "", "p20 ms", "p50 ms", "p80 ms", "over torch"]
+    header = ["", "", "p20 ms", "p50 ms", "p80 ms", "over torch", "ideal", "of peak"]
     groups = [
         [_row(f"torch.nn.{options.cell.upper()}", torchs)],
         *(
@@ -172,14 +193,16 @@ def _show(options: Options, timing: Timing, where: Provenance, notes: list[str])
             for start in ("nothing", "NR+ST", "NR+RH+ST")
         ),
     ]
-    records.show(title, header, groups, [*advice(ours), *notes])
+    legend = "ideal: the arithmetic of torch's layers over that on kept columns."
+    tables.show(title, header, groups, [*advice(ours), legend, *notes])
 
 
 def _row(name: str, record: Record) -> list[str]:
     ratio = _speedup(record)
     verdict = "pays" if ratio >= _PAYS else "does not pay" if record.impl.startswith("NR") else ""
     times = (records.milliseconds(ms) for ms in (record.ms_p20, record.ms_p50, record.ms_p80))
-    return [name, verdict, *times, f"{ratio:.2f}x"]
+    reached = (records.cell(record.ideal, ".2f", "x"), records.cell(record.peak_fraction, ".0%"))
+    return [name, verdict, *times, f"{ratio:.2f}x", *reached]
 
 
 def advice(ours: Sequence[Record]) -> list[str]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tyro.conf import Positional, arg
 
 import strop
+from strop import tables
 from strop.bench import machine, records
 from strop.bench.measure import Case, Percentiles, Sample, interleave, now
 from strop.conversion.watch import arguments, tensors
@@ -174,4 +175,4 @@ def _show(samples: dict[str, dict[str, list[float]]], notes: list[str]) -> None:
     rounds = len(samples["before"]["step"])
     title = "\nA training step, forward and backward:"
     circumstances = f"{rounds} interleaved rounds, {torch.get_num_threads()} threads, {machine.cpu_model()}."
-    records.show(title, ["", "", "p20 ms", "p50 ms", "p80 ms", "speed-up"], [rows], [circumstances, *notes])
+    tables.show(title, ["", "", "p20 ms", "p50 ms", "p80 ms", "speed-up"], [rows], [circumstances, *notes])

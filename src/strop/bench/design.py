@@ -7,7 +7,8 @@ from itertools import product
 from random import Random
 from typing import Literal
 
-from strop.bench.presets import PHASES, Layers, Preset
+from strop.bench.presets import Layers, Preset
+from strop.hardware import count, works
 
 Kind = Literal["nr-st", "nr-rh-st"]
 KINDS: tuple[Kind, ...] = ("nr-st", "nr-rh-st")
@@ -76,6 +77,8 @@ def _drawn(random: Random) -> Point:
 def seconds(point: Point, gflops: float, gigabytes: float) -> float:
     """A bound of what forward and backward take with nothing dropped, at the machine's own speeds in
     GFLOP/s and GB/s: the products', or that of reading the recurrent weights at every step if from memory."""
-    operations = len(PHASES) * point.preset.operations("torch")
-    weights = 2 * point.steps * point.layers * 4 * point.hidden**2 * 4
-    return max(operations / gflops, weights / gigabytes) / 1e9
+    setting = point.preset.dropping(0.0, 0.0)
+    products = works(setting.layers, point.batch, point.steps, "stepwise")
+    serial = [work for work in products if work.matrix.serial and work.phase != "wg"]
+    weights = count(serial).b * 4
+    return max(count(products).operations / gflops, weights / gigabytes) / 1e9

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from strop import tables
 from strop.bench import command, keep_plot, machine, records
 from strop.bench.check import STEPS, stack_discrepancies
 from strop.bench.command import CommonOptions, Timing
@@ -158,7 +159,7 @@ def show(options: Options, timings: Sequence[Timing], where: Provenance, notes: 
         )
         notes = [*notes, f"drawn: {options.plot}"]
     legend = "of ideal: the time in proportion to operations over the measured one."
-    records.show(f"strop bench keep: {options.preset} on {where.cpu}", header, groups, [legend, *notes])
+    tables.show(f"strop bench keep: {options.preset} on {where.cpu}", header, groups, [legend, *notes])
 
 
 def _row(record: KeepRecord) -> list[str]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from strop import tables
 from strop.bench import command, machine, records
 from strop.bench.check import stack_discrepancies
 from strop.bench.command import CommonOptions, Timing
@@ -113,7 +114,7 @@ def show(preset: Preset, timing: Timing, where: Provenance, notes: list[str]) ->
         f"LSTM stack {' → '.join(map(str, preset.sizes))}, batch {preset.batch}, {preset.steps} steps, "
         f"dropout {preset.nr} (NR) and {preset.rh} (RH)."
     )
-    records.show(f"strop bench layer: {preset.name} on {where.cpu}", header, groups, [shape, *notes])
+    tables.show(f"strop bench layer: {preset.name} on {where.cpu}", header, groups, [shape, *notes])
 
 
 def _row(record: Record) -> list[str]:

@@ -8,6 +8,7 @@ from types import TracebackType
 
 import torch
 
+from strop import tables
 from strop.bench import command, machine, records
 from strop.bench.command import CommonOptions, Timing
 from strop.bench.contestants import OURS, PEERS, Entry, Peer, Verdict
@@ -185,7 +186,7 @@ def show(timings: Sequence[Timing], where: Provenance, notes: list[str]) -> None
         "nr-rh-st drop inputs and hidden states, rh-st hidden states alone. first: seconds until the first "
         "result, compilation included."
     )
-    records.show(f"strop bench peers: forward and backward on {where.cpu}", header, groups, [legend, *notes])
+    tables.show(f"strop bench peers: forward and backward on {where.cpu}", header, groups, [legend, *notes])
 
 
 def _row(record: PeerRecord) -> list[str]:

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from strop.pattern import Pattern
+from strop.hardware import PAPER, Drop, Linear, Stack, operations
+from strop.hardware.settings import Layers, PaperName
 from strop.tasks.language import presets as language
 
 Impl = Literal["torch", "dense", "nr-st", "nr-rh-st"]
@@ -19,43 +20,13 @@ DROPOUTS: dict[Impl, language.Dropout] = {
 
 
 @dataclass(frozen=True)
-class Layers:
-    """`count` equal layers in one LSTM, in one direction or in both."""
-
-    input: int
-    hidden: int
-    count: int = 1
-    bidirectional: bool = False
-
-    @property
-    def directions(self) -> int:
-        return 2 if self.bidirectional else 1
-
-    @property
-    def output(self) -> int:
-        """Units of every layer's output, directions side by side."""
-        return self.directions * self.hidden
-
-    @property
-    def inputs(self) -> list[int]:
-        """Units of every layer's input."""
-        return [self.input, *[self.output] * (self.count - 1)]
-
-
-@dataclass(frozen=True)
-class Preset:
+class Preset(Stack):
     """A stack of LSTMs with its batch, steps and dropout: of inputs (NR) and of hidden states (RH).
 
     strop drops the input of every layer, torch's side what goes from one layer to the next. The first one's
     input it drops only if `torch_drops_input`: little of a stack's time, but a single layer's only dropout.
     """
 
-    name: str
-    stack: tuple[Layers, ...]
-    batch: int
-    steps: int
-    nr: float
-    rh: float
     torch_drops_input: bool = False
 
     @property
@@ -69,52 +40,19 @@ class Preset:
 
     def operations(self, impl: Impl) -> int:
         """Floating-point operations of one phase: FP, BP and WG each multiply by the same kept columns."""
-        nr, rh = self.dropout(impl)
-        total = 0
-        for layers in self.stack:
-            for units in layers.inputs:
-                columns = _kept(nr, units) + _kept(rh, layers.hidden)
-                total += layers.directions * 2 * self.steps * self.batch * 4 * layers.hidden * columns
-        return total
+        setting = self.dropping(*self.dropout(impl))
+        return operations(setting.layers, self.batch, self.steps, phase="fp")
 
     def ideal(self, impl: Impl) -> float:
         """How many times fewer operations `impl` needs than with nothing dropped, in every phase."""
         return self.operations("dense") / self.operations(impl)
 
 
-def _kept(p: float, units: int) -> int:
-    return Pattern.named("structured", p).kept(units)
-
-
+# The five of Sarma et al. (NeurIPS 2021). A tagger's single layer has no dropout but that of its input.
 LAYER_PRESETS = {
-    preset.name: preset
-    for preset in (
-        # Sarma et al. (NeurIPS 2021), §4: Zaremba et al.'s language models, AWD-LSTM, Luong et al.'s
-        # translation model. AWD-LSTM drops 0.25 of a layer's output and half of the recurrent weights.
-        Preset("zaremba-medium", (Layers(650, 650, 2),), batch=20, steps=35, nr=0.5, rh=0.5),
-        Preset("zaremba-large", (Layers(1500, 1500, 2),), batch=20, steps=35, nr=0.65, rh=0.65),
-        Preset(
-            "awd-lstm",
-            (Layers(400, 1150), Layers(1150, 1150), Layers(1150, 400)),
-            batch=80,
-            steps=70,
-            nr=0.25,
-            rh=0.5,
-        ),
-        Preset("nmt-luong", (Layers(512, 512, 2),), batch=64, steps=30, nr=0.3, rh=0.3),
-        # Ma and Hovy's tagger: a word's vector of 100 and its characters' of 30.
-        Preset(
-            "ner-bilstm",
-            (Layers(130, 200, bidirectional=True),),
-            batch=10,
-            steps=40,
-            nr=0.5,
-            rh=0.5,
-            torch_drops_input=True,
-        ),
-    )
+    name: Preset(**vars(stack), torch_drops_input=name == "ner-bilstm") for name, stack in PAPER.items()
 }
-LayerPreset = Literal["zaremba-medium", "zaremba-large", "awd-lstm", "nmt-luong", "ner-bilstm"]
+LayerPreset = PaperName
 
 # One layer of the language models' sizes.
 PEER_PRESETS = {
@@ -149,10 +87,11 @@ class TrainPreset:
 
     def operations(self, impl: Impl) -> int:
         """Floating-point operations of a step's matrix products."""
-        model = self.model
-        nr, _ = self.layers.dropout(impl)
-        projection = 2 * model.batch * model.steps * self.words * _kept(nr, model.units)
-        return len(PHASES) * (self.layers.operations(impl) + projection)
+        stack = self.layers
+        nr, rh = stack.dropout(impl)
+        projection = Linear(self.model.units, self.words, Drop(nr) if nr else None)
+        layers = (*stack.dropping(nr, rh).layers, projection)
+        return operations(layers, stack.batch, stack.steps)
 
 
 _WORDS: dict[language.ZarembaName, int] = {

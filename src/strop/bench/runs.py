@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from strop import tables
 from strop.bench import records
 from strop.training import RESULT, RunFolderError, plot_curves, read_curve, read_description
 from strop.training.progress import duration
@@ -130,7 +131,7 @@ def compare(folders: Sequence[Path], plot: Path, over: str) -> int:
         f"curves: {plot}",
     ]
     plot_curves({name: run.rows for name, run in zip(names, runs, strict=True)}, first.column, plot, over)
-    records.show(f"strop report: {len(runs)} run{'s' * (len(runs) > 1)}", header, [rows], notes)
+    tables.show(f"strop report: {len(runs)} run{'s' * (len(runs) > 1)}", header, [rows], notes)
     return 0
 
 

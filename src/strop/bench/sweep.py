@@ -8,6 +8,7 @@ from itertools import islice
 import torch
 from torch import nn
 
+from strop import tables
 from strop.bench import command, machine, records
 from strop.bench.baselines import EagerLoop, TorchDropout
 from strop.bench.check import STEPS, stack_discrepancies
@@ -231,7 +232,7 @@ def show(timings: Sequence[Timing], where: Provenance, notes: list[str]) -> None
         f"median {Percentiles.of(ratios).p50:.2f}x, {slower} below {LIMIT}x."
     )
     title = f"strop bench sweep: forward and backward on {where.cpu}"
-    records.show(title, header, [[_row(record) for record in ours]], [summary, _LEGEND, *notes])
+    tables.show(title, header, [[_row(record) for record in ours]], [summary, _LEGEND, *notes])
 
 
 def _row(record: SweepRecord) -> list[str]:

@@ -5,6 +5,7 @@ from typing import Protocol
 
 import torch
 
+from strop import tables
 from strop.bench import command, machine, records
 from strop.bench.command import CommonOptions, Timing
 from strop.bench.machine import Provenance
@@ -120,4 +121,4 @@ def show(workload: Workload, timing: Timing, where: Provenance, notes: list[str]
                 ]
             )
     title = f"strop bench train: {workload.preset.name} on {where.cpu}"
-    records.show(title, header, [rows], [workload.describe(), *notes])
+    tables.show(title, header, [rows], [workload.describe(), *notes])

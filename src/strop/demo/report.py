@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from strop.bench import machine, records
+from strop import tables
+from strop.bench import machine
 from strop.demo.racers import Racer
 from strop.tasks.language.presets import Dropout, Preset
 from strop.training import plot_curves, value_at
@@ -166,7 +167,7 @@ class Report:
         title = f"Perplexity after {self.length}, and valid perplexity after {self.seconds:.0f} s"
         meanings = [f"{name}: {meaning}" for name, meaning in _MEANING.items()]
         print()
-        records.show(title, self.header(), [[line.cells() for line in self.lines]], ["", *meanings])
+        tables.show(title, self.header(), [[line.cells() for line in self.lines]], ["", *meanings])
         print(f"\n{self.verdict()}\n{folder / 'report.md'}, {folder / _PLOT}")
 
     def write(self, folder: Path) -> None:
