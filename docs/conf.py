@@ -27,7 +27,7 @@ copybutton_prompt_text = "$ "
 myst_heading_anchors = 3
 # Every name that a signature or a docstring refers to is either here or torch's.
 nitpicky = True
-nitpick_ignore_regex = [("py:.*", r"(torch|collections|nn)\..*|Tensor|PackedSequence|Keep")]
+nitpick_ignore_regex = [("py:.*", r"(torch|collections|pathlib|nn)\..*|Tensor|PackedSequence|Keep")]
 
 # Pages of the reference, one for each name in reference.md, are written to api/.
 autosummary_generate = True

@@ -12,7 +12,7 @@ import pytest
 from torch import nn
 
 import strop
-from strop import cli
+from strop import cli, hardware
 from strop.bench import report
 
 ROOT = Path(__file__).parent.parent
@@ -60,6 +60,13 @@ def test_pictures_are_current():
         assert (ROOT / "docs" / file).read_text() == drawn, f"{file}: run python docs/draw_masks.py"
 
 
+def test_predictions_are_current():
+    made = runpy.run_path(str(ROOT / "docs" / "draw_hardware.py"))["results"]()
+    for file, text in made.items():
+        current = (ROOT / "benchmarks" / "results" / file).read_text()
+        assert current == text, f"{file}: run python docs/draw_hardware.py"
+
+
 REFERENCE_PAGE = (ROOT / "docs" / "reference.md").read_text()
 REFERENCE = re.findall(r"^   (strop\.[\w.]+)$", REFERENCE_PAGE, re.MULTILINE)
 
@@ -68,6 +75,8 @@ def test_the_reference_has_all_that_is_public():
     public = [f"strop.{name}" for name in strop.__all__ if name != "functional"]
     public += [f"strop.functional.{name}" for name in strop.functional.__all__]
     results = ["strop.conversion.Report", "strop.conversion.Entry"]  # of convert
+    # What is no table of presets.
+    results += [f"strop.hardware.{name}" for name in hardware.__all__ if not name.isupper()]
     assert sorted(REFERENCE) == sorted([*public, *results])
 
 

@@ -12,10 +12,11 @@ from strop.hardware.counts import Count, count, operations, works
 from strop.hardware.description import Description, read
 from strop.hardware.energy import ENERGIES, Energy
 from strop.hardware.gpus import GPUS, Gpu, Tiling, speedup, tiling
-from strop.hardware.layers import Drop, Layer, Linear
+from strop.hardware.layers import Drop, Layer, Linear, Matrix
 from strop.hardware.products import Product, Work
 from strop.hardware.remedies import Remedy, remedies
-from strop.hardware.settings import PAPER, Setting, Stack
+from strop.hardware.settings import PAPER, Layers, Setting, Stack
+from strop.hardware.systolic import Words
 
 __all__ = [
     "ARRAYS",
@@ -33,13 +34,16 @@ __all__ = [
     "Energy",
     "Gpu",
     "Layer",
+    "Layers",
     "Linear",
+    "Matrix",
     "Product",
     "Remedy",
     "Setting",
     "Stack",
     "Sum",
     "Tiling",
+    "Words",
     "Work",
     "analyse",
     "count",

@@ -74,7 +74,17 @@ def cost(work: Work, array: Array, dataflow: Dataflow | Literal["best"] = "best"
 
 @dataclass(frozen=True)
 class Sum:
-    """Several costs in one."""
+    """Several costs in one.
+
+    Attributes:
+        cycles: of computing.
+        stalls: further cycles, waiting for memory.
+        macs: multiply-adds.
+        sram: words moved between buffers and array.
+        dram: words moved from and to memory.
+        energy: in the unit of the array's table.
+        utilisation: multiply-adds over those that the array could have done in ``cycles``.
+    """
 
     cycles: int
     stalls: int
@@ -161,7 +171,13 @@ class Analysis:
 
 
 def analyse(setting: Setting, array: Array, dataflow: Dataflow | Literal["best"] = "best") -> Analysis:
-    """Every product of a training step of ``setting`` on ``array``, in every schedule that it has."""
+    """Every product of a training step, in every schedule that it has.
+
+    Args:
+        setting: what is trained.
+        array: on what.
+        dataflow: ``ws``, ``is``, ``os``, or for each product the ``best`` of them.
+    """
     costs = [
         cost(work(number, matrix, phase, setting.batch, setting.steps, schedule), array, dataflow)
         for number, layer in enumerate(setting.layers)

@@ -41,8 +41,9 @@ class Array:
 
     def __post_init__(self) -> None:
         check_text("name", self.name)
-        for name in ("rows", "columns", "count"):
-            check_count(name, getattr(self, name), most=1_000_000)
+        for name in ("rows", "columns"):
+            check_count(name, getattr(self, name), most=65_536)
+        check_count("count", self.count, most=10_000_000)
         for name in ("clock", "bandwidth"):
             check_positive(name, getattr(self, name))
         check_count("bits", self.bits, most=64)
@@ -132,11 +133,14 @@ ARRAYS = {
         ),
     )
 }
-_SIZE = re.compile(r"(\d+)x(\d+)")
+_SIZE = re.compile(r"([0-9]+)x([0-9]+)")
 
 
 def find_array(name: str) -> Array:
-    """The preset called ``name``, or ROWSxCOLUMNS with the memories and clock of ``128x128``.
+    """A preset, or an array of any size with the memories and clock of ``128x128``.
+
+    Args:
+        name: a key of ``ARRAYS``, or ROWSxCOLUMNS.
 
     Raises:
         ValueError: it is neither, or an array of no rows or columns.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -116,8 +116,7 @@ def _on_array(options: Options, settings: list[Case], array: Array) -> dict[str,
         report.show_comparison(analyses)
     else:
         report.show_array(analyses[0], found[0])
-    made = [records.array_record(analysis, helps) for analysis, helps in zip(analyses, found, strict=True)]
-    return {"array": asdict(array), "dataflow": flow, "settings": made}
+    return records.array_file(array, flow, list(zip(analyses, found, strict=True)))
 
 
 def _on_gpu(options: Options, settings: list[Case], gpu: Gpu) -> dict[str, Any]:
@@ -125,10 +124,7 @@ def _on_gpu(options: Options, settings: list[Case], gpu: Gpu) -> dict[str, Any]:
         gpu_report.show_gpu_comparison(settings, gpu)
     else:
         gpu_report.show_gpu(settings[0][0], gpu, settings[0][1])
-    return {
-        "gpu": asdict(gpu),
-        "settings": [records.gpu_record(setting, gpu, drop) for setting, drop in settings],
-    }
+    return records.gpu_file(gpu, settings)
 
 
 def _check_outputs(options: Options) -> None:

@@ -30,7 +30,7 @@ class Count:
 
     @property
     def operations(self) -> int:
-        """Floating-point operations: a multiply-add is two."""
+        """Floating-point operations, two for each multiply-add."""
         return 2 * self.macs
 
     @property
@@ -74,7 +74,11 @@ def works(
 
 
 def count(works: Iterable[Work]) -> Count:
-    """The sum over ``works``, at least one."""
+    """The sum over works.
+
+    Args:
+        works: at least one.
+    """
     works = list(works)
     pairs = [(work.matrix.copies * product.times, product) for work in works for product in work.products]
     return Count(
@@ -93,6 +97,18 @@ def operations(
     schedule: Schedule = "kept",
     phase: Phase | None = None,
 ) -> int:
-    """Floating-point operations of a training step's products, of one phase or of all three."""
+    """Floating-point operations of a training step's products: a multiply-add is two.
+
+    Args:
+        layers: of the network.
+        batch: rows of a time step.
+        steps: time steps of the sequence.
+        schedule: ``kept`` for kept columns, ``batched`` or ``stepwise`` for all of them.
+        phase: ``fp``, ``bp`` or ``wg``; None for all three.
+
+    Raises:
+        TypeError: a size is no integer.
+        ValueError: it is below 1.
+    """
     chosen = [each for each in works(layers, batch, steps, schedule) if phase in (None, each.phase)]
     return count(chosen).operations

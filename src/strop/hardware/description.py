@@ -19,7 +19,13 @@ from strop.hardware.settings import Setting
 
 @dataclass(frozen=True)
 class Description:
-    """What a file describes; None of what it does not."""
+    """What a file describes; None of what it does not.
+
+    Attributes:
+        setting: a network with its batch and steps.
+        array: a systolic array.
+        gpu: a GPU.
+    """
 
     setting: Setting | None = None
     array: Array | None = None
@@ -32,6 +38,9 @@ def read(file: Path) -> Description:
     Keys are the arguments of ``Setting``, ``Layer``, ``Linear``, ``Drop``, ``Cell``, ``Array``, ``Energy``
     and ``Gpu``. Cells and energies may be named; ``rows`` and ``steps`` of a drop may be ``"all"``; ``count``
     in a layer makes as many, each fed by the one before.
+
+    Args:
+        file: its path.
 
     Raises:
         OSError: the file cannot be read.

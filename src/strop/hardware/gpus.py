@@ -85,7 +85,12 @@ class Tiling:
 
 
 def tiling(product: Product, gpu: Gpu) -> Tiling:
-    """How one of the products is cut into tiles."""
+    """How one of the products is cut into tiles.
+
+    Args:
+        product: its sizes.
+        gpu: its tile and multiprocessors.
+    """
     rows, columns, depth = gpu.tile
     down, across = -(-product.m // rows), -(-product.n // columns)
     loop = -(-product.k // depth)
@@ -128,5 +133,12 @@ def step_seconds(setting: Setting, gpu: Gpu, schedule: Schedule, phase: Phase | 
 
 
 def speedup(setting: Setting, gpu: Gpu, over: Schedule, phase: Phase | None = None) -> float:
-    """How many times faster kept columns are than dense products, step by step or over all steps at once."""
+    """How many times faster kept columns are than dense products.
+
+    Args:
+        setting: what is trained.
+        gpu: on what.
+        over: the dense products: ``stepwise`` or, over all steps at once, ``batched``.
+        phase: ``fp``, ``bp`` or ``wg``; None for all three.
+    """
     return step_seconds(setting, gpu, over, phase) / step_seconds(setting, gpu, "kept", phase)

@@ -34,7 +34,7 @@ def draw_array(setting: Setting, array: Array, dataflow: Dataflow | Literal["bes
     plans = swept[-1][1].plans
     curve(cycles, swept, plans, lambda analysis, plan: analysis.sum(plan).total / 1e6)
     cycles.set_ylabel("million cycles of a training step")
-    cycles.legend(fontsize=8)
+    cycles.legend(fontsize=8, loc="upper right")
     curve(energy, swept, plans, lambda analysis, plan: analysis.sum(plan).energy / 1e9)
     energy.set_ylabel("energy, mJ" if array.energy.unit == "pJ" else f"energy, G {array.energy.unit}")
     draw_roof(roof, analyse(setting, array, dataflow))
@@ -80,7 +80,8 @@ def draw_remedies(found: Sequence[Remedy], path: Path) -> None:
     axes.axvline(1, color="#808080", linewidth=1)
     axes.set_yticks([-number for number in range(len(found))], [each.name for each in found])
     axes.set_xlabel("skipping over dense products of all steps at once, for the input")
-    axes.legend(fontsize=8, loc="lower right")
+    axes.set_xlim(0, 1.15 * max(each.over_batched(phase) for each in found for phase in PHASES))
+    axes.legend(fontsize=8, loc="upper right")
     setting, array = found[0].analysis.setting, found[0].analysis.array
     axes.set_title(f"{setting.name}, batch {setting.batch}, on {array.name}", fontsize=10)
     _save(figure, path)
@@ -101,7 +102,8 @@ def curve(
         axes.plot(
             [share for share, _ in swept], points, color=colour, linestyle=line, linewidth=width, label=label
         )
-    axes.set_ylim(bottom=0)
+    # Room for a legend above the curves.
+    axes.set_ylim(0, 1.4 * max(value(analysis, plan) for plan in plans for _, analysis in swept))
     axes.set_xlabel("p, share dropped")
     axes.grid(alpha=0.3)
 

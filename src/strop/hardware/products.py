@@ -21,7 +21,14 @@ SCHEDULES: dict[Schedule, str] = {
 
 @dataclass(frozen=True)
 class Product:
-    """``times`` products of a matrix A ``[m, k]`` and a matrix B ``[k, n]``."""
+    """Products of a matrix A ``[m, k]`` and a matrix B ``[k, n]``.
+
+    Attributes:
+        m: rows of A.
+        k: columns of A, rows of B.
+        n: columns of B.
+        times: how many there are.
+    """
 
     m: int
     k: int

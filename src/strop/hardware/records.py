@@ -1,14 +1,30 @@
 """What `strop hardware --json` writes: numbers and names."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from strop.hardware import paper
 from strop.hardware.analysis import Analysis
+from strop.hardware.arrays import Array
+from strop.hardware.gpu_report import Case
 from strop.hardware.gpus import Gpu, speedup
 from strop.hardware.products import PHASES
 from strop.hardware.remedies import Remedy
 from strop.hardware.settings import Dropout, Setting
+
+
+def array_file(
+    array: Array, dataflow: str, made: Sequence[tuple[Analysis, Sequence[Remedy]]]
+) -> dict[str, Any]:
+    """Several analyses on one array with what helps each."""
+    settings = [array_record(analysis, found) for analysis, found in made]
+    return {"array": asdict(array), "dataflow": dataflow, "settings": settings}
+
+
+def gpu_file(gpu: Gpu, cases: Sequence[Case]) -> dict[str, Any]:
+    """Several settings on one GPU."""
+    return {"gpu": asdict(gpu), "settings": [gpu_record(setting, gpu, dropout) for setting, dropout in cases]}
 
 
 def array_record(analysis: Analysis, found: Sequence[Remedy] = ()) -> dict[str, Any]:

@@ -60,7 +60,13 @@ def is_trapped(analysis: Analysis) -> bool:
 
 
 def remedies(setting: Setting, array: Array, dataflow: Dataflow | Literal["best"] = "best") -> list[Remedy]:
-    """The setting as it is, and with each remedy that changes something."""
+    """The setting as it is, and with each remedy that changes something.
+
+    Args:
+        setting: what is trained.
+        array: on what.
+        dataflow: ``ws``, ``is``, ``os``, or for each product the ``best`` of them.
+    """
     made = [Remedy("as it is", analyse(setting, array, dataflow))]
     small = replace(array, name=f"{_SMALL}x{_SMALL}", rows=_SMALL, columns=_SMALL)
     number = array.macs // small.macs

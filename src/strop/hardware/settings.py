@@ -49,7 +49,14 @@ def _changed(layer: Layer | Linear, changes: dict[str, float | int | None]) -> L
 
 @dataclass(frozen=True)
 class Layers:
-    """``count`` equal layers in one LSTM, in one direction or in both."""
+    """Equal layers in one LSTM.
+
+    Args:
+        input: units of the first one's input.
+        hidden: units of each direction.
+        count: how many there are.
+        bidirectional: whether each has two directions.
+    """
 
     input: int
     hidden: int
@@ -74,7 +81,16 @@ class Layers:
 
 @dataclass(frozen=True)
 class Stack:
-    """A stack of LSTMs with its batch, steps and dropout: shares of inputs (NR) and of hidden states (RH)."""
+    """A stack of LSTMs with its batch, steps and dropout.
+
+    Args:
+        name: what tables call it.
+        stack: LSTMs of one layer or of several equal ones, from the input on.
+        batch: rows of a time step.
+        steps: time steps of a sequence.
+        nr: share that is dropped of every layer's input.
+        rh: share that is dropped of hidden states.
+    """
 
     name: str
     stack: tuple[Layers, ...]

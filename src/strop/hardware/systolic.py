@@ -23,7 +23,14 @@ DATAFLOWS: dict[Dataflow, str] = {
 
 @dataclass(frozen=True)
 class Words:
-    """Words moved of A, B and C. ``c_read`` are partial sums that come back to be added to."""
+    """Words moved of the operands of products.
+
+    Attributes:
+        a: read of the first factor.
+        b: read of the second factor.
+        c: written of the result.
+        c_read: of the result, read to be added to.
+    """
 
     a: int = 0
     b: int = 0
