@@ -41,7 +41,7 @@ def pictures(folder: Path) -> None:
     large, array = PAPER["zaremba-large"].setting(), find_array("128x128")
     plot.draw_array(large.dropping(block=125), array, "best", folder / "hardware-array.svg")
     plot.draw_remedies(remedies(large, array), folder / "hardware-remedies.svg")
-    plot.draw_gpu(large, TITAN, folder / "hardware-gpu.svg")
+    plot.draw_gpu([large], TITAN, folder / "hardware-gpu.svg")
 
 
 def _paper() -> str:

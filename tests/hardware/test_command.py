@@ -112,12 +112,29 @@ def test_options_change_the_setting(capsys):
         {"mask_steps": 7},
         {"gate_keep": 0.5},
         {"double_buffered": True},
+        {"count": 4},
+        {"clock": 2.0},
+        {"sram": (64, 64, 64)},
+        {"bandwidth": 1.0},
+        {"bits": 8},
+        {"energy": "45nm"},
         {"dropout": "nr-st"},
         {"array": "64x256"},
     ):
         assert run(replace(Options(), **change)) == 0
         changed = lines(capsys)
         assert run(Options()) == 0
+        assert changed != lines(capsys), change
+    for change in (
+        {"multiprocessors": 40},
+        {"tile": (64, 64, 8)},
+        {"split": 8},
+        {"bits": 16},
+        {"bandwidth": 9.0},
+    ):
+        assert run(replace(Options(gpu="titan-v"), **change)) == 0
+        changed = lines(capsys)
+        assert run(Options(gpu="titan-v")) == 0
         assert changed != lines(capsys), change
     assert run(Options(block=125)) == 0
     assert any("kept columns, block by block" in line and "3.00x" in line for line in lines(capsys))
@@ -136,7 +153,15 @@ def test_a_file_of_ones_own(mine: Path, capsys):
 def test_pictures_are_the_same_bytes(form, mine: Path, tmp_path: Path, capsys):
     pytest.importorskip("matplotlib")
     tagger = Options(preset="ner-bilstm")
-    for options in (Options(file=mine), replace(tagger, gpu="a100"), replace(tagger, block=5)):
+    compared = Options(compare=("ner-bilstm", str(mine)))
+    gpus = replace(compared, gpu="h100")
+    for options in (
+        Options(file=mine),
+        replace(tagger, gpu="a100"),
+        replace(tagger, block=5),
+        compared,
+        gpus,
+    ):
         drawn = []
         for number in range(2):
             path = tmp_path / f"{number}.{form}"
@@ -165,6 +190,15 @@ def test_pictures_are_the_same_bytes(form, mine: Path, tmp_path: Path, capsys):
         (["--compare", "zaremba-huge"], "compare: 'zaremba-huge'; give TOML files or some of zaremba-medium"),
         (["--compare", "none.toml"], "none.toml"),
         (["--file", "none.toml"], "none.toml"),
+        (["--bits", "64"], "bits: 64; the energy table tpu-v4i has words of 8, 16 bits only"),
+        (["--clock", "0"], "clock: 0.0; it must be more than 0"),
+        (["--sram", "64", "0", "64"], "sram_b: 0"),
+        (["--count", "0"], "count: 0"),
+        (["--bandwidth", "inf"], "bandwidth: inf"),
+        (["--split", "4"], "split: it says nothing of an array; name a --gpu"),
+        (["--gpu", "h100", "--clock", "1"], "clock: it says nothing of a GPU"),
+        (["--gpu", "h100", "--tile", "64", "0", "8"], "tile: 0"),
+        (["--gpu", "h100", "--multiprocessors", "-1"], "multiprocessors: -1"),
         (["--json", "none/out.json"], "json: the folder none does not exist"),
         (["--json", "."], "json: . is a folder"),
         (["--plot", "none/out.png"], "plot: the folder none does not exist"),
@@ -187,6 +221,17 @@ def test_a_file_with_an_unknown_key_is_refused(mine: Path, capsys):
     mine.write_text(MINE.replace("columns", "colums"))
     assert cli.main(["hardware", "--file", str(mine)]) == 2
     assert f"{mine}: array.colums: unknown; known are name, rows, columns" in capsys.readouterr().err
+
+
+def test_a_file_has_one_machine(mine: Path, capsys):
+    sizes = "multiprocessors = 4\ntile = [32, 32, 8]\nteraflops = 1\nl2 = 1\n"
+    gpu = f"[gpu]\n{sizes}bandwidth = 9\nl2_bandwidth = 90\n"
+    mine.write_text(gpu)
+    assert run(Options(file=mine)) == 0
+    assert "on mine, 4 multiprocessors, tiles of 32 x 32 x 8" in capsys.readouterr().out
+    mine.write_text(MINE + gpu)
+    assert cli.main(["hardware", "--file", str(mine)]) == 2
+    assert "has the tables array and gpu; leave one of them" in capsys.readouterr().err
 
 
 def test_a_compared_file_needs_a_setting(mine: Path, capsys):

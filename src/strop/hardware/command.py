@@ -11,12 +11,16 @@ from strop.hardware import description, gpu_report, records, report
 from strop.hardware.analysis import analyse
 from strop.hardware.arrays import Array, find_array
 from strop.hardware.checks import check_count
+from strop.hardware.energy import ENERGIES
 from strop.hardware.gpu_report import Case
 from strop.hardware.gpus import GPUS, Gpu
 from strop.hardware.layers import Layer
 from strop.hardware.remedies import remedies
 from strop.hardware.settings import PAPER, Dropout, PaperName, Setting
 from strop.hardware.systolic import Dataflow
+
+_OF_ARRAYS = ("double_buffered", "count", "clock", "sram", "energy")
+_OF_GPUS = ("multiprocessors", "tile", "split")
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,35 @@ class Options:
     double_buffered: bool = False
     """Whether the array loads the next stationary operand while this one is in use."""
 
+    count: int | None = None
+    """Equal arrays that share a product's folds."""
+
+    clock: float | None = None
+    """GHz of the array, in place of its own."""
+
+    sram: tuple[int, int, int] | None = None
+    """KiB of the buffers of A, B and C (inputs, weights and outputs in FP), in place of the array's."""
+
     gpu: Literal["titan-v", "a100", "h100"] | None = None
     """A GPU in place of the array: tiles, waves and lengths of loops."""
+
+    multiprocessors: int | None = None
+    """Multiprocessors of the GPU, in place of its own."""
+
+    tile: tuple[int, int, int] | None = None
+    """Rows, columns and depth of the GPU's tiles."""
+
+    split: int | None = None
+    """Parts that a GPU's sum is cut into (split-K)."""
+
+    bandwidth: float | None = None
+    """GB/s from and to memory, in place of the machine's."""
+
+    bits: int | None = None
+    """Bits of a word, in place of the machine's."""
+
+    energy: Literal["45nm", "tpu-v4i", "eyeriss"] | None = None
+    """Table of energies, in place of the array's."""
 
     file: Path | None = None
     """A TOML file with tables setting, array or gpu, in place of preset, --array or --gpu."""
@@ -79,13 +110,13 @@ class Options:
     """Also write all numbers to this file."""
 
     plot: Path | None = None
-    """Also draw cycles and energy over p, and the roofline, into this PNG or SVG."""
+    """Also draw cycles and energy over p, and the roofline, or what is compared, into this PNG or SVG."""
 
 
 def run(options: Options) -> int:
     _check_outputs(options)
     own = description.Description() if options.file is None else description.read(options.file)
-    array, gpu = _array(options, own), _gpu(options, own)
+    machine = _machine(options, own)
     settings: list[Case]
     if options.compare:
         settings = [_compared(options, name) for name in options.compare]
@@ -94,16 +125,14 @@ def run(options: Options) -> int:
             (own.setting or _preset(options, options.preset), None if own.setting else _measured(options))
         ]
     settings = [(_changed(options, setting), dropout) for setting, dropout in settings]
-    written = _on_array(options, settings, array) if gpu is None else _on_gpu(options, settings, gpu)
+    written = (
+        _on_gpu(options, settings, machine)
+        if isinstance(machine, Gpu)
+        else _on_array(options, settings, machine)
+    )
     if options.json is not None:
         options.json.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
     if options.plot is not None:
-        from strop.hardware import plot
-
-        if gpu is not None:
-            plot.draw_gpu(settings[0][0], gpu, options.plot)
-        else:
-            plot.draw_array(settings[0][0], array, options.dataflow, options.plot)
         print(f"drawn: {options.plot}")
     return 0
 
@@ -116,6 +145,13 @@ def _on_array(options: Options, settings: list[Case], array: Array) -> dict[str,
         report.show_comparison(analyses)
     else:
         report.show_array(analyses[0], found[0])
+    if options.plot is not None:
+        from strop.hardware import plot
+
+        if options.compare:
+            plot.draw_comparison(analyses, options.plot)
+        else:
+            plot.draw_array(settings[0][0], array, flow, options.plot)
     return records.array_file(array, flow, list(zip(analyses, found, strict=True)))
 
 
@@ -124,6 +160,10 @@ def _on_gpu(options: Options, settings: list[Case], gpu: Gpu) -> dict[str, Any]:
         gpu_report.show_gpu_comparison(settings, gpu)
     else:
         gpu_report.show_gpu(settings[0][0], gpu, settings[0][1])
+    if options.plot is not None:
+        from strop.hardware import plot
+
+        plot.draw_gpu([setting for setting, _ in settings], gpu, options.plot)
     return records.gpu_file(gpu, settings)
 
 
@@ -138,13 +178,22 @@ def _check_outputs(options: Options) -> None:
         raise ValueError(f"plot: {options.plot}; the name must end in .png or .svg")
 
 
-def _array(options: Options, own: description.Description) -> Array:
-    array = own.array or find_array(options.array)
-    return replace(array, double_buffered=True) if options.double_buffered else array
-
-
-def _gpu(options: Options, own: description.Description) -> Gpu | None:
-    return own.gpu or (None if options.gpu is None else GPUS[options.gpu])
+def _machine(options: Options, own: description.Description) -> Array | Gpu:
+    """The machine that the options or the file name, with what the options say in place of its own."""
+    if own.array is not None and own.gpu is not None:
+        raise ValueError(f"file: {options.file} has the tables array and gpu; leave one of them")
+    gpu = own.gpu or (None if options.gpu is None or own.array is not None else GPUS[options.gpu])
+    machine = gpu or own.array or find_array(options.array)
+    given = {name: getattr(options, name) for name in (*_OF_ARRAYS, *_OF_GPUS, "bandwidth", "bits")}
+    changes = {name: value for name, value in given.items() if value is not None and value is not False}
+    for name in _OF_ARRAYS if gpu is not None else _OF_GPUS:
+        if name in changes:
+            raise ValueError(f"{name}: it says nothing of {'a GPU' if gpu else 'an array; name a --gpu'}")
+    if "sram" in changes:
+        changes |= zip(("sram_a", "sram_b", "sram_c"), changes.pop("sram"), strict=True)
+    if "energy" in changes:
+        changes["energy"] = ENERGIES[changes["energy"]]
+    return replace(machine, **changes)
 
 
 def _preset(options: Options, name: str) -> Setting:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,45 +42,50 @@ def draw_array(setting: Setting, array: Array, dataflow: Dataflow | Literal["bes
     _save(figure, path)
 
 
-def draw_gpu(setting: Setting, gpu: Gpu, path: Path) -> None:
+def draw_comparison(analyses: Sequence[Analysis], path: Path) -> None:
+    """Draws how fast a step of each setting is over a dense one, skipping everywhere and where it pays."""
+    figure, (axes,) = _figure(1, height=1 + 0.6 * len(analyses))
+    plans: tuple[tuple[Plan, Schedule, str], ...] = (
+        ("kept", "stepwise", "skipping everywhere, over dense step by step"),
+        ("kept", "batched", "skipping everywhere, over dense at once"),
+        ("best", "batched", f"{BEST}, over dense at once"),
+    )
+    series = {label: [each.speedup(plan, over) for each in analyses] for plan, over, label in plans}
+    _bars(axes, [each.setting.name for each in analyses], series)
+    axes.set_xlabel("whole training step, times faster")
+    axes.set_title(f"on {analyses[0].array.name}", fontsize=10)
+    figure.legend(fontsize=8, loc="outside lower center")
+    _save(figure, path)
+
+
+def draw_gpu(settings: Sequence[Setting], gpu: Gpu, path: Path) -> None:
     """Draws how much faster each phase is than dense step by step, and than all steps at once, over p."""
-    figure, panels = _figure(2)
+    figure, grid = _grid(len(settings), 2)
     overs: tuple[tuple[Schedule, str], ...] = (("stepwise", "step by step"), ("batched", "all steps at once"))
-    for axes, (over, name) in zip(panels, overs, strict=True):
-        for phase in PHASES:
-            ratios = [speedup(setting.dropping(p=share), gpu, over, phase) for share in _SHARES]
-            axes.plot(_SHARES, ratios, color=_COLOURS[phase], label=phase.upper())
-        axes.plot(
-            _SHARES, [1 / (1 - share) for share in _SHARES], color="#808080", linestyle=":", label="1 / kept"
-        )
-        axes.axhline(1, color="#808080", linewidth=0.8)
-        axes.set_ylim(0, 6)
-        axes.set_xlabel("p, share dropped")
-        axes.set_ylabel(f"over dense, {name}")
-        axes.grid(alpha=0.3)
-    panels[0].legend(fontsize=8)
-    figure.suptitle(f"{setting.name}, batch {setting.batch}, on {gpu.name}")
+    ideal = [1 / (1 - share) for share in _SHARES]
+    for setting, panels in zip(settings, grid, strict=True):
+        for axes, (over, name) in zip(panels, overs, strict=True):
+            for phase in PHASES:
+                ratios = [speedup(setting.dropping(p=share), gpu, over, phase) for share in _SHARES]
+                axes.plot(_SHARES, ratios, color=_COLOURS[phase], label=phase.upper())
+            axes.plot(_SHARES, ideal, color="#808080", linestyle=":", label="1 / kept")
+            axes.axhline(1, color="#808080", linewidth=0.8)
+            axes.set_ylim(0, 6)
+            axes.set_xlabel("p, share dropped")
+            axes.set_ylabel(f"over dense, {name}")
+            axes.set_title(f"{setting.name}, batch {setting.batch}", fontsize=10)
+            axes.grid(alpha=0.3)
+    grid[0][0].legend(fontsize=8)
+    figure.suptitle(f"on {gpu.name}")
     _save(figure, path)
 
 
 def draw_remedies(found: Sequence[Remedy], path: Path) -> None:
     """Draws how fast skipping is over dense products for the input, as it is and with each remedy."""
     figure, (axes,) = _figure(1, height=0.7 + 0.55 * len(found))
-    for number, each in enumerate(found):
-        for offset, phase in zip((0.27, 0, -0.27), PHASES, strict=True):
-            ratio = each.over_batched(phase)
-            axes.barh(
-                -number + offset,
-                ratio,
-                height=0.25,
-                color=_COLOURS[phase],
-                label=None if number else phase.upper(),
-            )
-            axes.text(ratio + 0.02, -number + offset, f"{ratio:.2f}", va="center", fontsize=7)
-    axes.axvline(1, color="#808080", linewidth=1)
-    axes.set_yticks([-number for number in range(len(found))], [each.name for each in found])
+    series = {phase.upper(): [each.over_batched(phase) for each in found] for phase in PHASES}
+    _bars(axes, [each.name for each in found], series)
     axes.set_xlabel("skipping over dense products of all steps at once, for the input")
-    axes.set_xlim(0, 1.15 * max(each.over_batched(phase) for each in found for phase in PHASES))
     axes.legend(fontsize=8, loc="upper right")
     setting, array = found[0].analysis.setting, found[0].analysis.array
     axes.set_title(f"{setting.name}, batch {setting.batch}, on {array.name}", fontsize=10)
@@ -103,7 +108,7 @@ def curve(
             [share for share, _ in swept], points, color=colour, linestyle=line, linewidth=width, label=label
         )
     # Room for a legend above the curves.
-    axes.set_ylim(0, 1.4 * max(value(analysis, plan) for plan in plans for _, analysis in swept))
+    axes.set_ylim(0, 1.65 * max(value(analysis, plan) for plan in plans for _, analysis in swept))
     axes.set_xlabel("p, share dropped")
     axes.grid(alpha=0.3)
 
@@ -139,13 +144,32 @@ def draw_roof(axes: Any, analysis: Analysis) -> None:
     axes.legend(fontsize=7)
 
 
+def _bars(axes: Any, names: Sequence[str], series: Mapping[str, Sequence[float]]) -> None:
+    """Draws a group of three bars for each name, with their numbers, and a line where nothing is gained."""
+    for offset, (label, values), colour in zip(
+        (0.27, 0, -0.27), series.items(), _COLOURS.values(), strict=True
+    ):
+        places = [offset - number for number in range(len(names))]
+        axes.barh(places, values, height=0.25, color=colour, label=label)
+        for place, value in zip(places, values, strict=True):
+            axes.text(value + 0.02, place, f"{value:.2f}", va="center", fontsize=7)
+    axes.set_xlim(0, 1.15 * max(max(values) for values in series.values()))
+    axes.axvline(1, color="#808080", linewidth=1)
+    axes.set_yticks([-number for number in range(len(names))], names)
+
+
 def _figure(panels: int, height: float = 3.8) -> tuple[Any, Any]:
+    figure, grid = _grid(1, panels, height)
+    return figure, grid[0]
+
+
+def _grid(lines: int, panels: int, height: float = 3.8) -> tuple[Any, Any]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(max(6.5, 4.2 * panels), height), dpi=100, layout="constrained")
+    figure = Figure(figsize=(max(6.5, 4.2 * panels), height * lines), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.subplots(1, panels, squeeze=False)[0]
+    return figure, figure.subplots(lines, panels, squeeze=False)
 
 
 def _save(figure: Any, path: Path) -> None:
