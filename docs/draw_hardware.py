@@ -14,7 +14,7 @@ from strop.hardware.products import PHASES
 
 DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "benchmarks" / "results"
-ARRAYS = ("128x128", "32x32", "eyeriss")
+ARRAYS = ("128x128", "edge", "eyeriss")
 TITAN = GPUS["titan-v"]
 SETTINGS = [stack.setting() for stack in PAPER.values()]
 

@@ -63,12 +63,12 @@ def test_the_default_shows_the_trap_and_what_helps(capsys):
 
 def test_json_has_all_numbers(tmp_path: Path, capsys):
     out = tmp_path / "out.json"
-    assert run(Options(preset="ner-bilstm", array="32x32", dataflow="os", json=out)) == 0
+    assert run(Options(preset="ner-bilstm", array="edge", dataflow="os", json=out)) == 0
     written = json.loads(out.read_text())
     assert (written["array"]["rows"], written["array"]["energy"]["name"]) == (32, "45nm")
     assert written["dataflow"] == "os"
     (record,) = written["settings"]
-    analysis = analyse(PAPER["ner-bilstm"].setting(), find_array("32x32"), "os")
+    analysis = analyse(PAPER["ner-bilstm"].setting(), find_array("edge"), "os")
     assert len(record["products"]) == len(analysis.costs)
     for product, cost in zip(record["products"], analysis.costs, strict=True):
         assert product["dataflow"] == "os"
@@ -176,7 +176,7 @@ def test_pictures_are_the_same_bytes(form, mine: Path, tmp_path: Path, capsys):
     ("arguments", "message"),
     [
         (["--array", "0x128"], "rows: 0"),
-        (["--array", "square"], "array: 'square'; give ROWSxCOLUMNS, as 64x64, or one of 128x128, 32x32"),
+        (["--array", "square"], "array: 'square'; give ROWSxCOLUMNS, as 64x64, or one of 128x128, edge"),
         (["--array", "99999x99999"], "rows: 99999; it must be from 1 to 65,536"),
         (["--p", "1"], r"p must be in \[0, 1\), got 1.0"),
         (["--p", "nan"], "p must be in"),

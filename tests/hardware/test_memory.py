@@ -95,7 +95,7 @@ def test_energy_of_forward_by_hand():
     assert round(table.of(32, 0, 0, 0, moved("fp", "kept", NONE).b) / 1e9, 1) == 70.6
     assert round(table.of(32, 0, 9_000_000, 0, 0) / 1e9, 3) == 0.045
     assert round(table.of(32, 0, 0, 110_250_000, 0) / 1e9, 2) == 0.55
-    array = replace(find_array("32x32"), bits=32)
+    array = replace(find_array("edge"), bits=32)
     analysis = analyse(Setting("large", (LARGE,), 20, 35), array)
     # A small buffer: the weights do not stay, and the dense product over all steps takes less energy.
     assert analysis.sum("kept", "fp", "input").dram > analysis.sum("kept", "fp", "input").macs / 50
@@ -130,7 +130,7 @@ def test_stalls():
 
 
 def test_best_is_the_fastest_with_its_stalls():
-    for array in (find_array("128x128"), find_array("eyeriss"), replace(find_array("32x32"), bandwidth=0.1)):
+    for array in (find_array("128x128"), find_array("eyeriss"), replace(find_array("edge"), bandwidth=0.1)):
         for work in works([LARGE], 20, 35, "stepwise"):
             best = cost(work, array)
             flows = [cost(work, array, flow) for flow in ("ws", "is", "os")]

@@ -87,7 +87,7 @@ def simulate(product: Product, rows: int, columns: int, dataflow: Dataflow, fold
 
 
 def assert_as_simulated(product: Product, rows: int, columns: int, dataflow: Dataflow, folder: Path) -> None:
-    array = replace(ARRAYS["32x32"], rows=rows, columns=columns)
+    array = replace(ARRAYS["edge"], rows=rows, columns=columns)
     seen = simulate(product, rows, columns, dataflow, folder)
     assert seen["Total Cycles"] == cycles(product, array, dataflow) - 1  # the number of the last, from 0
     words = buffer_words(product, array, dataflow)
@@ -120,7 +120,7 @@ def test_ragged_products(dataflow: Dataflow, sides: tuple[int, int], tmp_path: P
 def test_the_products_of_a_small_layer(dataflow: Dataflow, tmp_path: Path):
     """FP, BP and WG of a step, dense and on kept columns: skipping saves what the simulator says."""
     layer = Layer(20, 6, input_drop=Drop(0.5), recurrent_drop=Drop(0.5))
-    array = replace(ARRAYS["32x32"], rows=4, columns=4)
+    array = replace(ARRAYS["edge"], rows=4, columns=4)
     for number, work in enumerate((*works([layer], 5, 1, "stepwise"), *works([layer], 5, 1, "kept"))):
         (product,) = work.products
         folder = tmp_path / str(number)

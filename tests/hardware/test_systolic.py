@@ -17,7 +17,7 @@ GOLDEN = [
     # AlexNet's first layer. Its counter says 34,848, 3,294,225 and 3,484,800.
     ("ws", (3025, 363, 96), 112_283, (3_294_225, 34_848, 3_484_800)),
 ]
-SQUARE = replace(find_array("32x32"), sram_a=2**20, sram_b=2**20, sram_c=2**20)
+SQUARE = replace(find_array("edge"), sram_a=2**20, sram_b=2**20, sram_c=2**20)
 
 
 def array(rows: int, columns: int, **more) -> Array:

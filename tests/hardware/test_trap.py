@@ -64,6 +64,10 @@ def test_each_product_is_run_as_is_fastest():
     trap, skip = advice(analysis)
     assert "FP 0.41x, BP 0.41x, WG 0.41x" in trap
     assert skip.startswith("Skip in FP recurrent, BP recurrent, run the rest dense")
+    (skip,) = advice(large(array=NARROW))
+    assert skip.startswith("Skip everywhere: the step is 2.")
+    (skip,) = advice(analyse(Setting("plain", (Layer(650, 650),), 128, 35), NARROW))
+    assert skip == "Skip nowhere: dense products are faster in every phase."
 
 
 def test_remedy_of_smaller_arrays():

@@ -93,7 +93,7 @@ ARRAYS = {
         ),
         # A small accelerator: 3 MiB on the chip and one channel of memory, assumed.
         Array(
-            "32x32",
+            "edge",
             32,
             32,
             clock=0.7,

@@ -62,7 +62,7 @@ class Options:
     """Share of gate gradients, in panels of 16 units, that BP and WG compute at each step."""
 
     array: str = "128x128"
-    """128x128 (one of a TPU v4i), 32x32, eyeriss, tpu-v1, or ROWSxCOLUMNS with the memories of 128x128."""
+    """128x128 (one of a TPU v4i's) or any ROWSxCOLUMNS with its memories; edge (32x32), eyeriss, tpu-v1."""
 
     dataflow: Literal["best", "ws", "is", "os"] = "best"
     """What stays in the array: weights, inputs or outputs; or for each product the best of these."""

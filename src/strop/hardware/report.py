@@ -92,17 +92,18 @@ def advice(analysis: Analysis) -> list[str]:
             f"The trap: with a mask of its own each step's product has {rows} rows; dense products have all "
             f"{rows * analysis.setting.steps} at once. Skipping loses there ({kind}: {ratios})."
         )
-    dense = {"batched", "stepwise"}
-    skipping = [cost for cost in analysis.of("best") if cost.work.schedule not in dense]
-    where = ", ".join(
-        dict.fromkeys(f"{cost.work.phase.upper()} {cost.work.matrix.name}" for cost in skipping)
-    )
-    if where:
-        lines.append(
-            f"Skip in {where}, run the rest dense over all steps: {best:.2f}x of the step, all dense."
-        )
-    else:
+    costs = analysis.of("best")
+    skipping = [cost.work for cost in costs if cost.work.schedule not in ("batched", "stepwise")]
+    where = dict.fromkeys(f"{work.phase.upper()} {work.matrix.name}" for work in skipping)
+    if not skipping:
         lines.append("Skip nowhere: dense products are faster in every phase.")
+    elif len(skipping) == len(costs):
+        lines.append(f"Skip everywhere: the step is {best:.2f}x as fast as all dense.")
+    else:
+        lines.append(
+            f"Skip in {', '.join(where)}, run the rest dense over all steps: the step is {best:.2f}x as fast as "
+            "all dense."
+        )
     return lines
 
 
