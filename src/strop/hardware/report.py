@@ -101,8 +101,8 @@ def advice(analysis: Analysis) -> list[str]:
         lines.append(f"Skip everywhere: the step is {best:.2f}x as fast as all dense.")
     else:
         lines.append(
-            f"Skip in {', '.join(where)}, run the rest dense over all steps: the step is {best:.2f}x as fast as "
-            "all dense."
+            f"Skip in {', '.join(where)}, run the rest dense over all steps: "
+            f"the step is {best:.2f}x as fast as all dense."
         )
     return lines
 
