@@ -51,17 +51,21 @@ bench: install
 
 # All that a GPU can tell within 8 minutes, from a bare checkout: its Python needs torch and Triton alone. Prints a
 # short table last; GPU_OUT gets all of it. What fails is told, the rest is done all the same, and the status is not 0.
+# GPU_OPTIONS=--no-tests leaves more of the time to measuring.
 GPU_OUT ?= gpu.csv
 gpu:
-	$(PYTHON) benchmarks/gpu.py --out $(GPU_OUT)
+	$(PYTHON) benchmarks/gpu/suite.py --out $(GPU_OUT) $(GPU_OPTIONS)
 
 # Four language models on a GPU with the data of PTB=FOLDER, to their last epoch; those that were stopped go on.
-# Learning curves are left in runs/gpu/*/curve.csv and .png: make gpu-train PTB=FOLDER
+# Learning curves are left in $(GPU_RUNS)/*/curve.csv and .png, and all that tells of the runs in $(GPU_RUNS).tgz:
+# make gpu-train PTB=FOLDER
 GPU_DEVICE ?= cuda
+GPU_RUNS ?= runs/gpu
 gpu-train:
 	@test -n "$(PTB)" || { echo 'make gpu-train PTB=FOLDER: the folder of the Penn Treebank texts'; exit 1; }
-	PYTHONPATH=src $(PYTHON) benchmarks/train.py ptb=$(PTB) --only zaremba- --dropouts nr-rh-st nr-random \
-	  --device $(GPU_DEVICE) --runs runs/gpu $(if $(EPOCHS),--epochs $(EPOCHS))
+	PYTHONPATH=src$(if $(PYTHONPATH),:$(PYTHONPATH)) $(PYTHON) benchmarks/train.py ptb=$(PTB) \
+	  --only $(or $(ONLY),zaremba-) --dropouts nr-rh-st nr-random --device $(GPU_DEVICE) --runs $(GPU_RUNS) \
+	  --archive $(GPU_RUNS).tgz $(if $(EPOCHS),--epochs $(EPOCHS))
 
 # The trainings of docs/results.md whose data is given, hours each; one that was stopped goes on:
 # make results DATA="ptb=FOLDER conll2003=FOLDER" ONLY=zaremba-medium EPOCHS=15

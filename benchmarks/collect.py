@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from plan import DROPOUTS, TABLES, Table, Training, folder_name
 
+from strop.bench.isas import default_isa
 from strop.bench.machine import cpu_model
-from strop.bench.report import default_isa
 from strop.bench.runs import Run, read_run
 from strop.tasks.options import TrainOptions
 from strop.training import plot_curves, read_curve, read_description

@@ -12,16 +12,18 @@ The tables of the documentation are of trainings on a CPU; what runs elsewhere l
 import argparse
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from collect import RESULTS, collect, write_tables
 from plan import DROPOUTS, TABLES, folder_name
 
-from strop.training import read_curve
+from strop.training import DESCRIPTION, RESULT, read_curve
 
 PICTURES = RESULTS.parent.parent / "docs"
 
@@ -69,10 +71,14 @@ def finished(folder: Path, epochs: int) -> bool:
 
 
 def train(words: Sequence[str], log: Path | None) -> int:
-    """Runs one training, its output in the file `log` if there is one; the exit status."""
+    """Runs one training, its output in the file `log` if there is one; the exit status.
+
+    Without tyro, which the command line needs, its options are read here.
+    """
+    program = ["-m", *words] if find_spec("tyro") else [str(Path(__file__).parent / "options.py"), *words[1:]]
     print(" ".join(words), *(["in", str(log)] if log else []), flush=True)
     with nullcontext() if log is None else log.open("a") as stream:
-        return subprocess.run([sys.executable, "-m", *words], stdout=stream, stderr=stream).returncode
+        return subprocess.run([sys.executable, *program], stdout=stream, stderr=stream).returncode
 
 
 def main() -> int:
@@ -86,6 +92,7 @@ def main() -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs/results"), help="folder of the runs")
     parser.add_argument("--dropouts", nargs="+", choices=DROPOUTS, default=DROPOUTS, help="which kinds")
     parser.add_argument("--device", default="cpu", help="where to train, e.g. cuda")
+    parser.add_argument("--archive", type=Path, help="file for curves and results at the end: a .tgz")
     given = parser.parse_args()
     known = {training.data for table in TABLES for training in table.trainings}
     data = dict(pair.partition("=")[::2] for pair in given.data)
@@ -126,7 +133,17 @@ def main() -> int:
             return 130
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+            if given.archive is not None:
+                archive(given.runs, given.archive)
     return 0
+
+
+def archive(runs: Path, file: Path) -> None:
+    """One file of all that tells of the runs: curves, pictures, descriptions and results, no weights."""
+    with tarfile.open(file, "w:gz") as whole:
+        for kept in sorted(runs.glob("*/*")):
+            if kept.name.startswith("curve.") or kept.name in (RESULT, DESCRIPTION):
+                whole.add(kept, kept.relative_to(runs))
 
 
 if __name__ == "__main__":

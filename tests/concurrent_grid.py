@@ -1,9 +1,9 @@
 """Runs the programs of a grid beside each other in Triton's interpreter, which runs one after another.
 
-So kernels whose programs wait for each other can be tested without a GPU. Each program is a thread, of which one
-runs at a time: it goes on until it waits for others, or until the schedule, drawn from a seed, gives another one
-its turn at an access to memory. Schedules are unfair on purpose: some programs run ahead as far as they can while
-others lag behind, which is how a barrier that is missing shows (Burckhardt et al., ASPLOS 2010, on priorities).
+So kernels whose programs wait for each other can be tested without a GPU. Each program is a thread, of
+which one runs at a time: it goes on until it waits for others, or until the schedule, drawn from a seed,
+gives another one its turn at an access to memory. Schedules are unfair on purpose: some programs run ahead
+as far as they can while others lag behind, which shows a missing barrier (Burckhardt et al., ASPLOS 2010).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ with an `environment` want a process that has these variables.
 import importlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -58,8 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; its exit status. 2 for what the user can put right, 130 after Ctrl-C, 141 where who
     reads the output has had enough of it."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    return guarded(lambda: _command(words))
+
+
+def guarded(work: Callable[[], int]) -> int:
+    """The exit status of ``work``, or that of its error, of which one line is told."""
     try:
-        status = _command(words)
+        status = work()
         sys.stdout.flush()
         return status
     except ImportError as error:

@@ -19,6 +19,7 @@ TIMES = {"a": choice.Times(3.0, 1.0), "b": choice.Times(2.0, 2.0), "c": choice.T
 @pytest.fixture(autouse=True)
 def clock(monkeypatch):
     """What ``once`` returns names its times; what it raises is raised."""
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: None)
     monkeypatch.setattr(choice, "_fixed", 0)
     monkeypatch.setattr(choice, "time_of", lambda once, device: TIMES[once()])
 
@@ -49,6 +50,19 @@ def test_what_fails_is_out_on_a_gpu_and_says_why(monkeypatch):
     assert "x not possible (RuntimeError: out of resources)" in str(choice.choices()[0])
     with pytest.raises(RuntimeError, match="out of resources"):
         choice.fastest(("other",), what, {"x": fails, "y": fails}, CUDA, "x")
+
+
+def test_a_gpu_that_answers_nothing_any_more_is_no_failure_of_a_way(monkeypatch):
+    """Every later call would fail as the first one did."""
+
+    def broken(device):
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    monkeypatch.setattr(choice, "is_capturing", lambda device: False)
+    monkeypatch.setattr(torch.cuda, "synchronize", broken)
+    with pytest.raises(RuntimeError, match="unspecified launch failure"):
+        choice.fastest(("key",), what, {"x": fails, **named("c")}, CUDA, "x")
+    assert choice.choices() == []
 
 
 @pytest.mark.parametrize(

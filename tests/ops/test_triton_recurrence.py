@@ -153,5 +153,5 @@ def test_modules_run_on_it(name, packed, device):
             y = y.data if packed else y
             (y.square().sum() + sum(state.sum() for state in last)).backward()
         found[backend] = [y.detach(), *(parameter.grad for parameter in model.parameters())]
-    for ours, expected in zip(found["triton"], found["reference"], strict=True):
-        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+    for value, expected in zip(found["triton"], found["reference"], strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-5)

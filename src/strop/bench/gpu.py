@@ -26,13 +26,14 @@ from strop.bench.gpu_machine import Gpu, describe
 from strop.bench.gpu_points import CUDNN, OURS, PRECISIONS, Point, points, precision
 from strop.bench.measure import Percentiles
 from strop.bench.presets import Preset
-from strop.bench.side_by_side import run_parts
+from strop.bench.side_by_side import Apart, Here, run_parts
 from strop.bench.stack import build, inputs
 from strop.graphs import capturing
 from strop.ops import choice, dispatch
 
 _INPUT_SETS, _REPLAYS = 3, 5
 _WORKERS, _AHEAD_SECONDS = 12, 120.0  # compiling 500 variants of kernels takes one process some 500 s
+_POINT_SECONDS, _CHECK_SECONDS = 60.0, 120.0  # a kernel that never ends must not cost more
 
 
 @dataclass(frozen=True)
@@ -76,17 +77,22 @@ class Row:
     speedup_vs_cudnn: float | None
 
 
-def run(options: Options) -> int:
-    """Checks, measures, writes and shows; the exit status."""
+def run(options: Options, calls: Here | None = None) -> int:
+    """Checks, measures, writes and shows; the exit status.
+
+    Args:
+        calls: where to check and measure; by default in another process, which errors on a GPU may end.
+    """
     # A kernel that never ends would say nothing: where it is called is told on stderr, and the run ends.
     faulthandler.dump_traceback_later(60 * options.minutes + 45, exit=True, file=2)
     try:
-        return _run(options)
+        with calls or Apart() as calls:
+            return _run(options, calls)
     finally:
         faulthandler.cancel_dump_traceback_later()
 
 
-def _run(options: Options) -> int:
+def _run(options: Options, calls: Here) -> int:
     start = perf_counter()
     device = torch.device(options.device)
     interpreted = device.type == "cpu"
@@ -99,11 +105,17 @@ def _run(options: Options) -> int:
     print(where.line(), flush=True)
     names = ("fp32", "fp16") if interpreted else tuple(PRECISIONS)
     workers = min(_WORKERS, (os.cpu_count() or 1) - 1)
-    if not interpreted and workers > 1:
+    if not (interpreted or options.tiny) and workers > 1:
         done = run_parts(_compile, options.device, options.tiny, names, parts=workers, seconds=_AHEAD_SECONDS)
         print(f"compiled by {done} of {workers} processes in {perf_counter() - start:.0f} s", flush=True)
-    with dispatch.use("triton"):
-        faults = gpu_check.faults(device, {name: PRECISIONS[name] for name in names}, precision, options.tiny)
+    faults = {}
+    for name in names:
+        try:
+            found = calls.call(_check, options.device, name, options.tiny, seconds=_CHECK_SECONDS)
+        except (RuntimeError, TimeoutError) as error:
+            found = [f"checking it failed: {error}"]
+        if found:
+            faults[name] = found
     print(f"checked in {perf_counter() - start:.0f} s", flush=True)
     for name, said in faults.items():
         print(f"strop is wrong in {name} here, so that is not timed:", *said, sep="\n  ", file=sys.stderr)
@@ -112,6 +124,7 @@ def _run(options: Options) -> int:
         return 1
     rows: list[Row] = []
     notes: list[str] = []
+    chosen: list[str] = []
     deadline = start + 60 * options.minutes
     todo = points(options.tiny, right)
     for number, point in enumerate(todo):
@@ -119,16 +132,38 @@ def _run(options: Options) -> int:
             left = ", ".join(f"{each.preset.name} {each.precision}" for each in todo[number:])
             notes.append(f"left out after {options.minutes:g} minutes: {left}")
             break
-        measured = measure(point, device, notes)
+        try:
+            found = calls.call(_measure, options.device, point, seconds=_POINT_SECONDS)
+        except (RuntimeError, TimeoutError) as error:
+            found = [], [f"failed: {point.preset.name} {point.precision}: {error}"], []
+        measured, said, taken = found
         rows += measured
+        notes += said
+        chosen += (each for each in taken if each not in chosen)
         write(options.out, where, rows)
-        said = ", ".join(f"{row.impl} in {row.mode} {row.ms_p50:.3f} ms" for row in measured)
+        told = ", ".join(f"{row.impl} in {row.mode} {row.ms_p50:.3f} ms" for row in measured)
         name = f"{number + 1} of {len(todo)}: {point.preset.name} {point.precision}"
-        print(f"{name}: {said}", file=sys.stderr, flush=True)  # a run that is cut off has no table
-    if chosen := choice.choices():
+        print(f"{name}: {told}", file=sys.stderr, flush=True)  # a run that is cut off has no table
+    if chosen:
         print("What was taken, and why:", *chosen, sep="\n  ")
     show(rows, notes)
     return 1 if faults or any(note.startswith("failed") for note in notes) else 0
+
+
+def _check(device: str, name: str, tiny: bool) -> list[str]:
+    """What is wrong in a precision."""
+    with dispatch.use("triton"):
+        found = gpu_check.faults(torch.device(device), {name: PRECISIONS[name]}, precision, tiny)
+    return found.get(name, [])
+
+
+def _measure(device: str, point: Point) -> tuple[list[Row], list[str], list[str]]:
+    """A point's rows, notes on it, and which ways were taken so far."""
+    notes: list[str] = []
+    place = torch.device(device)
+    with torch.cuda.device(place) if place.type == "cuda" else nullcontext():
+        rows = measure(point, place, notes)
+    return rows, notes, list(map(str, choice.choices()))
 
 
 def _compile(device: str, tiny: bool, names: tuple[str, ...], part: int, parts: int) -> None:
@@ -164,7 +199,7 @@ def measure(point: Point, device: torch.device, notes: list[str]) -> list[Row]:
         sets = [tuple(t.to(dtype) for t in inputs(point.preset, device)) for _ in range(_INPUT_SETS)]
         sets = [(x.detach().requires_grad_(), grad) for x, grad in sets]
         for impl in point.impls:
-            with _noting(notes, point, impl):
+            with _noting(notes, point, impl, device):
                 model = _model(point.preset, impl).to(device, dtype)
                 if impl == CUDNN and device.type == "cuda":
                     _say_what_ran(model(sets[0][0]), point, notes)
@@ -172,15 +207,19 @@ def measure(point: Point, device: torch.device, notes: list[str]) -> list[Row]:
                 passes[0]()  # compiles
                 runs[impl, "calls"] = _timed(passes, device, 1)
                 if device.type == "cuda":
-                    replays = [_captured(each) for each in passes]
+                    replays = [_captured(each, device) for each in passes]
                     runs[impl, "graph"] = _timed(replays, device, _REPLAYS)
-        samples = _interleave(runs, point, notes)
+        samples = _interleave(runs, point, notes, device)
     return _rows(point, samples)
 
 
 @contextmanager
-def _noting(notes: list[str], point: Point, impl: str) -> Iterator[None]:
-    """One failure must not cost the rest of a run that may be hard to repeat."""
+def _noting(notes: list[str], point: Point, impl: str, device: torch.device) -> Iterator[None]:
+    """One failure must not cost the rest of a run that may be hard to repeat.
+
+    Raises:
+        RuntimeError: the device answers nothing any more.
+    """
     try:
         yield
     except Exception as error:
@@ -189,6 +228,8 @@ def _noting(notes: list[str], point: Point, impl: str) -> Iterator[None]:
         notes.append(
             f"failed: {impl} at {point.preset.name} {point.precision}: {type(error).__name__} {said}"
         )
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
 
 
 def _say_what_ran(y: Tensor, point: Point, notes: list[str]) -> None:
@@ -209,14 +250,14 @@ def _pass(model: nn.Module, x: Tensor, grad: Tensor, impl: str) -> Callable[[], 
     return once
 
 
-def _captured(once: Callable[[], object]) -> Callable[[], object]:
-    side = torch.cuda.Stream()
+def _captured(once: Callable[[], object], device: torch.device) -> Callable[[], object]:
+    side = torch.cuda.Stream(device)
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         once()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with capturing(graph):
+    with capturing(graph, side):
         kept = once()
 
     def replay() -> object:
@@ -248,14 +289,17 @@ def _timed(passes: list[Callable[[], object]], device: torch.device, times: int)
 
 
 def _interleave(
-    runs: dict[tuple[str, str], Callable[[int], float]], point: Point, notes: list[str]
+    runs: dict[tuple[str, str], Callable[[int], float]],
+    point: Point,
+    notes: list[str],
+    device: torch.device,
 ) -> dict[tuple[str, str], list[float]]:
     """Rounds of all cases; the first does not count."""
     samples: dict[tuple[str, str], list[float]] = {case: [] for case in runs}
     start, repetition = perf_counter(), 0
     while repetition <= point.rounds or perf_counter() - start < point.seconds:
         for case, milliseconds in list(runs.items()):
-            with _noting(notes, point, case[0]):
+            with _noting(notes, point, case[0], device):
                 taken = milliseconds(repetition)
                 if repetition:
                     samples[case].append(taken)

@@ -111,6 +111,8 @@ def _faults_of(case: _Case, dtype: torch.dtype, name: str, device: torch.device)
         return _differences(case, dtype, name, device)
     except Exception as error:  # a kernel that asks for more than the device has, for one
         traceback.print_exc()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # raises where the device answers nothing any more
         return [f"{type(error).__name__} {(str(error).splitlines() or [''])[0]}"]
 
 

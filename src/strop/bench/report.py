@@ -11,6 +11,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 from strop.bench import keep_plot, runs
+from strop.bench.isas import ISAS, default_isa
 from strop.bench.presets import LAYER_PRESETS, PEER_PRESETS, RECIPE_PRESETS, TRAIN_PRESETS
 
 _TABLE = re.compile(r"(<!-- table:([\w-]+) -->\n)(.*?)(<!-- /table -->)", re.DOTALL)
@@ -24,8 +25,6 @@ _NAMES = {
     "rh-st": "strop RH+ST",
     "nr-rh-st": "strop NR+RH+ST",
 }
-_ISAS = ("portable", "avx2", "avx512")  # the last that a CPU has is its default
-
 Row = dict[str, str]
 
 
@@ -115,7 +114,7 @@ def render(name: str, results: Path) -> str:
         LookupError: there are no measurements for it.
     """
     bench, _, isa = (name, "", "") if name in _RENDERERS else name.partition("-")
-    if bench in _RENDERERS and isa in ("", *_ISAS):
+    if bench in _RENDERERS and isa in ("", *ISAS):
         rows = _of_bench(bench, results)
         rows = [row for row in rows if row["backend"] == f"native {isa}"] if isa else default_isa(rows)
         if not rows:
@@ -141,19 +140,6 @@ def _read(file: Path) -> list[Row]:
 
 def _of_bench(name: str, results: Path) -> list[Row]:
     return [row for file in sorted(results.glob("*.csv")) for row in _read(file) if row.get("bench") == name]
-
-
-def default_isa(rows: Sequence[Row]) -> list[Row]:
-    """Those of the best instruction set that was measured on each CPU: others were asked for (STROP_ISA)."""
-
-    def rank(row: Row) -> int:
-        isa = row["backend"].removeprefix("native ")
-        return _ISAS.index(isa) if isa in _ISAS else -1
-
-    best: dict[str, int] = {}
-    for row in rows:
-        best[row["cpu"]] = max(best.get(row["cpu"], -1), rank(row))
-    return [row for row in rows if rank(row) == best[row["cpu"]]]
 
 
 def _machine(row: Row) -> tuple[str, str, str]:

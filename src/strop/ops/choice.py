@@ -169,6 +169,7 @@ def _measure(what: str, ways: Mapping[str, Callable[[], object]], device: torch.
         except Exception as error:
             if device.type == "cpu" or not _is_of_a_launch(error):
                 raise
+            torch.cuda.synchronize(device)  # raises where the device answers nothing any more
             errors.append(error)
             failed[way] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
     if not times:

@@ -1,7 +1,8 @@
 """The options that every training command shares, and how a run remembers those it was started with."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from hashlib import sha256
 from pathlib import Path
@@ -86,6 +87,22 @@ class TrainOptions:
         return type(self)(**self._read(self.folder), out=self.folder, resume=True)
 
     @classmethod
+    def from_words(cls, words: Sequence[str]) -> Self:
+        """The options that a command's words stand for, where no parser of command lines is installed.
+
+        Only `--name value` is known, and `--name` of what is otherwise off. Raises ValueError.
+        """
+        hints, values, left = get_type_hints(cls), {}, list(words)
+        while left:
+            word = left.pop(0)
+            name = word.removeprefix("--").replace("-", "_")
+            if not word.startswith("--") or name not in hints or (hints[name] is not bool and not left):
+                raise ValueError(f"{word}: no option of strop {cls.command}, or without its value")
+            values[name] = hints[name] is bool or _from_word(name, left.pop(0), hints[name])
+        given = cls(**values)
+        return replace(given.stored(), **values) if given.resume else given
+
+    @classmethod
     def _read(cls, place: Path) -> dict[str, Any]:
         description = read_description(place)
         saved = description.get("options")
@@ -106,6 +123,25 @@ class TrainOptions:
         except TypeError as error:
             where = place / DESCRIPTION if place.is_dir() else place
             raise RunFolderError(f"{where}: {error}") from None
+
+
+def _from_word(name: str, word: str, hint: Any) -> Any:
+    """A word as the annotation `hint` wants it. Raises ValueError, naming the option."""
+    error: TypeError | None = None
+    for value in (word, *_numbers(word)):
+        try:
+            return _from_json(name, value, hint)
+        except TypeError as wrong:
+            error = wrong
+    raise ValueError(str(error))
+
+
+def _numbers(word: str) -> list[int | float]:
+    found = []
+    for kind in (int, float):
+        with suppress(ValueError):
+            found.append(kind(word))
+    return found
 
 
 def _from_json(name: str, value: Any, hint: Any) -> Any:
