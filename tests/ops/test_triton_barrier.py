@@ -74,10 +74,10 @@ def test_one_launch_of_many_programs_equals_masked_dense_cells(monkeypatch, case
 @pytest.mark.usefixtures("poison", "waiting")
 @pytest.mark.parametrize("way", ["persistent", "on-chip"])
 @pytest.mark.parametrize("kernel", [steps_forward, steps_backward], ids=["forward", "backward"])
-def test_without_their_barrier_they_are_wrong(monkeypatch, kernel, way):
+def test_where_they_do_not_wait_they_are_wrong(monkeypatch, kernel, way):
     """So that the schedules are known to find it."""
     monkeypatch.setattr(ways, "forced", way)
-    monkeypatch.setattr(kernel, "barrier", _none)
+    monkeypatch.setattr(kernel, "wait", _goes_on)
     problem = Problem(ONE_LAUNCH[0])
     truth, torchs = problem.oracle(torch.float64), problem.oracle(torch.float32)
     with side_by_side(0), pytest.raises(AssertionError, match="error"):
@@ -85,7 +85,7 @@ def test_without_their_barrier_they_are_wrong(monkeypatch, kernel, way):
 
 
 @triton.jit
-def _none(arrived, target, TRAPS: tl.constexpr):
+def _goes_on(arrived, target, TRAPS: tl.constexpr):
     pass
 
 

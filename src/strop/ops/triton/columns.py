@@ -76,28 +76,38 @@ def _drop(
 
 
 @triton.jit
-def _pack(weight, out, hidden, columns, panels, G: tl.constexpr, U: tl.constexpr, COLUMNS: tl.constexpr):
+def _pack(
+    weight, out, hidden, columns, panels, G: tl.constexpr, P: tl.constexpr, U: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):  # fmt: skip
     panel, gate = tl.program_id(0), tl.program_id(1)
     column = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
     lane = tl.arange(0, U)
     unit = panel * U + lane
     here = column < columns
+    units = tl.where(gate < G, hidden, 0)
     row = (gate * hidden + unit).to(tl.int64)[:, None]
     tile = tl.load(
-        weight + row * columns + column[None, :], mask=(unit < hidden)[:, None] & here[None, :], other=0.0
+        weight + row * columns + column[None, :],
+        mask=(unit < units)[:, None] & here[None, :],
+        other=0.0,
     )
-    target = out + column.to(tl.int64)[:, None] * (panels * G * U) + (panel * G + gate) * U + lane[None, :]
+    target = out + column.to(tl.int64)[:, None] * (panels * P * U) + (panel * P + gate) * U + lane[None, :]
     tl.store(target, tl.trans(tile), mask=here[:, None])
 
 
-def pack(weight: Tensor, gates: int, lanes: int) -> Tensor:
-    """``weight`` ``[gates * H, K]`` as ``[K, ceil(H / lanes), gates, lanes]``, zero beyond the last unit."""
+def pack(weight: Tensor, gates: int, lanes: int, padded: int | None = None) -> Tensor:
+    """``weight`` ``[gates * H, K]`` as ``[K, ceil(H / lanes), padded, lanes]``.
+
+    Zero beyond the last unit, and in gates beyond the last: ``padded`` are as many or more.
+    """
+    padded = padded or gates
     weight = weight.contiguous()
     hidden, columns = weight.shape[0] // gates, weight.shape[1]
     panels = -(-hidden // lanes)
-    out = weight.new_empty(columns, panels, gates, lanes)
-    grid = (panels, gates, -(-columns // _BLOCK))
-    run(_pack, grid, weight, out, hidden, columns, panels, G=gates, U=lanes, COLUMNS=_BLOCK)
+    out = weight.new_empty(columns, panels, padded, lanes)
+    grid = (panels, padded, -(-columns // _BLOCK))
+    run(_pack, grid, weight, out, hidden, columns, panels, G=gates, P=padded, U=lanes, COLUMNS=_BLOCK)
     return out
 
 

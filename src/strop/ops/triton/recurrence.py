@@ -22,15 +22,15 @@ from strop.ops.triton.tiles import Tiles
 
 def saved_like(layer: Layer, x: Tensor, hidden_size: int) -> tuple[Tensor, ...]:
     """Empty tensors like those that ``forward`` saves for x."""
-    gates, lanes = layer.cell.gates, tiles.LANES
-    weights = x.new_empty(hidden_size, -(-hidden_size // lanes), gates, lanes)
+    gates = layer.cell.gates
+    batch = x.shape[1] if layer.batch_sizes is None else int(layer.batch_sizes[0])
+    lanes = tiles.lanes(gates, hidden_size, batch, x.dtype, x.device)
+    weights = x.new_empty(hidden_size, -(-hidden_size // lanes), tiles.padded(gates), lanes)
     if gates == 1:
         return (weights,)
     rows = x.shape[:-1].numel()
-    batch = x.shape[1] if layer.batch_sizes is None else int(layer.batch_sizes[0])
-    cells = rows + batch if layer.cell.has_c else rows
     of_rows = x.new_empty(rows, gates * hidden_size)
-    return weights, of_rows, x.new_empty(cells, hidden_size, dtype=torch.float32)
+    return weights, of_rows, x.new_empty(rows, hidden_size, dtype=torch.float32)
 
 
 def forward(
@@ -49,8 +49,7 @@ def forward(
     """FP over the sequence: see ``ops.recurrence.forward``.
 
     What is saved are the packed recurrent weights, the gates after their nonlinearities ``[N, G * H]``, and
-    of an LSTM all cell states, float32 ``[N + B, H]``, of a GRU what the hidden state adds to gate n, ``[N,
-    H]``.
+    of an LSTM all cell states, of a GRU what the hidden state adds to gate n, float32 ``[N, H]``.
     """
     sequence = Sequence.of(layer, x, h0)
     dropped = Drop.of(recurrent_keep, recurrent_mask, h0)
@@ -82,27 +81,26 @@ def _forward(
     hidden, rows, batch = sequence.hidden, sequence.rows, sequence.batch
     bias, bias_n = _biases(sequence, b_ih, b_hh)
     gates = forward_rows(x.reshape(rows, -1), w_ih, bias, input_keep, batch, sequence.offsets)
-    weights = pack(w_hh, sequence.gates, plan.lanes)
-    first, initial = (0, rows) if sequence.reverse else (batch, 0)
-    states = h0.new_empty(rows + batch, hidden)
-    states[initial : initial + batch] = h0
-    cells = h0
-    if sequence.kind == "lstm":
-        assert c0 is not None
-        cells = h0.new_empty(rows + batch, hidden, dtype=torch.float32)
-        cells[initial : initial + batch] = c0
-    elif sequence.kind == "gru":
-        cells = h0.new_empty(rows, hidden, dtype=torch.float32)
+    weights = pack(w_hh, sequence.gates, plan.lanes, tiles.padded(sequence.gates))
+    y = h0.new_empty(sequence.like(hidden))
+    cells = h0 if sequence.gates == 1 else h0.new_empty(rows, hidden, dtype=torch.float32)
+    row_tiles = -(-batch // plan.rows)
+    state = h0.new_empty(2, hidden, row_tiles * plan.rows)
+    sizes = (batch, hidden, row_tiles)
+    run(steps_forward.enter, (-(-hidden // 16), row_tiles), h0, state, *sizes, ROWS=plan.rows, U=16)
     kept = h0 if recurrent_keep is None or not plan.resident else kept_map(recurrent_keep, hidden)
-    count = sequence.tiles_of_gates(plan)
-    programs, whole = ways.grid(way, sequence.panels(plan) if plan.resident else count, x.device)
+    programs = ways.programs(sequence, plan, dropped.width, backward=False)
+    whole = ways.in_one_launch(way, programs)
     for begin, end in [(0, sequence.steps)] if whole else [(n, n + 1) for n in range(sequence.steps)]:
         run(
             steps_forward.forward,
             (programs,),
             gates,
-            states,
+            y,
+            h0,
             cells,
+            h0 if c0 is None else c0,
+            state,
             weights,
             h0 if bias_n is None else bias_n,
             dropped.index,
@@ -114,11 +112,10 @@ def _forward(
             dropped.scale,
             sequence.steps,
             batch,
-            rows,
             hidden,
             dropped.width,
+            row_tiles,
             dropped.mask_stride,
-            count,
             begin,
             end,
             CELL=sequence.kind,
@@ -126,9 +123,11 @@ def _forward(
             PACKED=sequence.offsets is not None,
             BIASED=bias_n is not None,
             G=sequence.gates,
+            P=tiles.padded(sequence.gates),
             U=plan.lanes,
             ROWS=plan.rows,
             CHUNK=plan.chunk,
+            SHARES=plan.shares,
             PRECISION=launch.precision(x.dtype),
             PERSISTENT=whole,
             RESIDENT=plan.resident,
@@ -138,13 +137,10 @@ def _forward(
             cooperative=whole,
             **dropped.flags,
         )
-    # On the states' memory, but no view of them: a result must not be one.
-    where = (states.untyped_storage(), first * hidden, sequence.like(hidden))
-    y = h0.new_empty(0).set_(*where)  # pyright: ignore[reportCallIssue, reportArgumentType]
     if sequence.kind != "lstm":
         saved = (weights, gates, cells) if sequence.kind == "gru" else (weights,)
         return y, sequence.last_rows(y), None, saved
-    c = sequence.last_rows(cells[first : first + rows]).to(h0.dtype)
+    c = sequence.last_rows(cells).to(h0.dtype)
     return y, sequence.last_rows(y), c, (weights, gates, cells)
 
 
@@ -189,7 +185,7 @@ def backward(
     plans = ways.plans_for(sequence, dropped.width, x, backward=True)
 
     def run_by(way: str) -> tuple[tuple[Tensor, ...], Tensor, Tensor | None]:
-        return _backward(way, plans[way], sequence, dropped, dy, dh, dc, y, h0, saved, recurrent_keep)
+        return _backward(way, plans[way], sequence, dropped, dy, dh, dc, y, h0, c0, saved, recurrent_keep)
 
     variant = tuple(grad is not None for grad in (dy, dh, dc))
     grads, dh0, dc0 = run_by(ways.choose(sequence, dropped, x, plans, run_by, "backward", variant))
@@ -209,6 +205,7 @@ def _backward(
     dc: Tensor | None,
     y: Tensor,
     h0: Tensor,
+    c0: Tensor | None,
     saved: tuple[Tensor, ...],
     recurrent_keep: Keep | None,
 ) -> tuple[tuple[Tensor, ...], Tensor, Tensor | None]:
@@ -222,12 +219,11 @@ def _backward(
     partial = h0.new_empty(plan.splits, batch, hidden, dtype=torch.float32)
     carry = h0.new_empty(batch, hidden, dtype=torch.float32)
     gate_tiles, width = sequence.tiles_of_gates(plan), hidden if plan.resident else dropped.width
-    blocks = -(-width // plan.kept) * plan.splits
-    product_tiles = blocks * -(-batch // plan.rows)
-    at_once = blocks if plan.resident else product_tiles
-    programs, whole = ways.grid(way, at_once if plan.resident else max(gate_tiles, product_tiles), h0.device)
+    product_tiles = sequence.tiles_of_product(plan, width)
+    programs = ways.programs(sequence, plan, width, backward=True)
+    whole = ways.in_one_launch(way, programs)
     both = {"GATES": True, "PRODUCT": True}
-    halves = [(gate_tiles, both | {"PRODUCT": False}), (at_once, both | {"GATES": False})]
+    halves = [(gate_tiles, both | {"PRODUCT": False}), (product_tiles, both | {"GATES": False})]
     if whole:
         launches = [(0, sequence.steps, programs, both)]
     else:
@@ -243,6 +239,7 @@ def _backward(
             cells,
             y,
             h0,
+            h0 if c0 is None else c0,
             weights,
             kept,
             dropped.index,
@@ -258,7 +255,6 @@ def _backward(
             dropped.scale,
             sequence.steps,
             batch,
-            rows,
             hidden,
             width,
             dropped.mask_stride,
@@ -273,10 +269,12 @@ def _backward(
             HAS_DH=dh is not None,
             HAS_DC=dc is not None,
             G=sequence.gates,
+            P=tiles.padded(sequence.gates),
             U=plan.lanes,
             ROWS=plan.rows,
             KEPT=plan.kept,
             CHUNK=plan.chunk,
+            SHARES=plan.shares,
             SPLITS=plan.splits,
             PRECISION=launch.precision(h0.dtype),
             PERSISTENT=whole,

@@ -90,6 +90,10 @@ class Sequence(NamedTuple):
         """Panels of units times tiles of rows."""
         return self.panels(tiles) * -(-self.batch // tiles.rows)
 
+    def tiles_of_product(self, tiles: Tiles, width: int) -> int:
+        """BP's blocks of ``width`` kept units times splits of the gates times tiles of rows."""
+        return -(-width // tiles.kept) * tiles.splits * -(-self.batch // tiles.rows)
+
 
 class Drop(NamedTuple):
     """The recurrent drop as the kernels take it; a tensor that is not there is any other."""

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable
 from functools import partial
 
-import torch
 from torch import Tensor
 
 from strop.ops import choice
@@ -37,15 +36,17 @@ def plans_for(sequence: Sequence, width: int, like: Tensor, *, backward: bool) -
     where = (like.dtype, like.device)
     sizes = (sequence.gates, sequence.hidden, sequence.batch)
     kept = tiles.on_chip(*sizes, *where, backward=backward)
-    read = tiles.reading(*sizes, width, *where)
-    plans = {"persistent": read, "steps": read} | ({} if kept is None else {"on-chip": kept})
+    read = tiles.reading(*sizes, width, *where, backward=backward)
+    plans = {"steps": read} | ({} if kept is None else {"on-chip": kept})
+    if programs(sequence, read, width, backward=backward) <= launch.processors(like.device):
+        plans = {"persistent": read} | plans
     way = _asked() or ("steps" if launch.interpreting else None)
     if way is None:
         return plans
     if way not in plans:
         raise RuntimeError(
-            f"STROP_RECURRENCE: {way!r} was asked for, but the weights of {sequence.hidden} units do not fit "
-            f"on the chip in {like.dtype}; leave it to strop, or ask for 'persistent'"
+            f"STROP_RECURRENCE: {way!r} was asked for, but {sequence.hidden} units, {sequence.batch} rows do "
+            f"not fit on the chip in {like.dtype}; leave it to strop, or ask for 'steps'"
         )
     return {way: plans[way]}
 
@@ -82,15 +83,20 @@ def choose(
         return f"{sequence.kind.upper()} of {sizes}, {where}"
 
     ways = {way: partial(run_by, way) for way in plans}
-    return choice.fastest(key, what, ways, like.device, "persistent")
+    unmeasured = "persistent" if "persistent" in plans else "steps"
+    return choice.fastest(key, what, ways, like.device, unmeasured)
 
 
-def grid(way: str, programs: int, device: torch.device) -> tuple[int, bool]:
-    """How many programs to launch for so many tiles, and whether one launch runs all steps.
+def programs(sequence: Sequence, plan: Tiles, width: int, *, backward: bool) -> int:
+    """How many programs run a recurrence of which ``width`` units are kept."""
+    of_gates = sequence.tiles_of_gates(plan)
+    return max(of_gates, sequence.tiles_of_product(plan, width)) if backward else of_gates
 
-    Then no more than one a processor, which run at once; those that keep weights are no more anyway.
+
+def in_one_launch(way: str, programs: int) -> bool:
+    """Whether one launch of so many programs runs all steps.
+
+    They are no more than one a processor, so that all run at once. In the interpreter only a single program
+    has nobody to wait for.
     """
-    if way == "persistent":
-        programs = min(programs, launch.processors(device))
-    whole = way != "steps" and (launch.programs_wait or programs == 1)
-    return programs, whole
+    return way != "steps" and (launch.programs_wait or programs == 1)
