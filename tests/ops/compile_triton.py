@@ -1,7 +1,7 @@
 """Compiles the kernels for GPUs that need not be there: what the interpreter accepts, Triton may not.
 
-A process of its own, without the interpreter. Prints for each kernel, as a line of JSON, what the compiler says of
-its resources and what its machine code is made of. Without --quick all presets' layers in all precisions.
+A process of its own, without the interpreter. Prints a line of JSON for each kernel: what the compiler says of its
+resources, and its machine code. Without --quick all presets' layers in all precisions.
 """
 
 from __future__ import annotations
