@@ -6,8 +6,8 @@ from strop import tables
 from strop.hardware import paper
 from strop.hardware.counts import works
 from strop.hardware.gpus import Gpu, seconds, speedup, tiling
-from strop.hardware.products import PHASES, SCHEDULES, Schedule
-from strop.hardware.report import describe
+from strop.hardware.products import PHASES, Schedule
+from strop.hardware.report import PLANS, describe
 from strop.hardware.settings import Dropout, Setting
 
 #: A setting, and the dropout of the paper's that it has; None if it is none of the paper's.
@@ -31,7 +31,7 @@ def show_gpu(setting: Setting, gpu: Gpu, dropout: Dropout | None) -> None:
                 group.append(
                     [
                         f"{phase.upper()} {each.matrix.name}",
-                        SCHEDULES[schedule],
+                        PLANS[schedule],
                         f"{each.matrix.copies * sum(product.times for product in each.products)}",
                         f"{product.m} x {product.k} x {product.n}",
                         *(str(value) for value in (cut.tiles, cut.waves, cut.loop)),
@@ -52,7 +52,7 @@ def show_gpu(setting: Setting, gpu: Gpu, dropout: Dropout | None) -> None:
 def show_gpu_comparison(settings: Sequence[Case], gpu: Gpu) -> None:
     """Prints a GPU's speed-ups of each setting by phase, beside those of Sarma et al.'s Tables 1 to 3."""
     header = ["setting", "over", "FP", "BP", "WG", "whole"]
-    overs: tuple[tuple[Schedule, str], ...] = (("stepwise", "step by step"), ("batched", "all steps at once"))
+    overs: tuple[tuple[Schedule, str], ...] = (("stepwise", "by step"), ("batched", "at once"))
     groups = []
     for setting, dropout in settings:
         label = setting.name if dropout is None else f"{setting.name} {dropout.upper().replace('-', '+')}"
@@ -67,8 +67,9 @@ def show_gpu_comparison(settings: Sequence[Case], gpu: Gpu) -> None:
         measured = None if dropout is None else paper.MEASURED.get((setting.name, dropout))
         if dropout is not None and measured is not None:
             figures = [measured[phase] for phase in PHASES] + [paper.OVERALL[setting.name, dropout]]
-            group.append(
-                [label, "measured on a TITAN V, Sarma et al.", *(f"{value:.2f}x" for value in figures)]
-            )
+            group.append([label, "measured (TITAN V)", *(f"{value:.2f}x" for value in figures)])
         groups.append(group)
-    tables.show(f"Skipping over dense on {gpu.name}, as tiles have it", header, groups, [])
+    notes = [
+        "At once: all time steps in one product, where steps need not wait. Measured: Sarma et al. (2021)."
+    ]
+    tables.show(f"Skipping over dense on {gpu.name}, as tiles have it", header, groups, notes)

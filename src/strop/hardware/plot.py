@@ -11,7 +11,6 @@ from strop.hardware.arrays import Array
 from strop.hardware.gpus import Gpu, speedup
 from strop.hardware.products import PHASES, SCHEDULES, Schedule
 from strop.hardware.remedies import Remedy
-from strop.hardware.report import BEST
 from strop.hardware.settings import Setting
 from strop.hardware.systolic import Dataflow
 
@@ -48,7 +47,7 @@ def draw_comparison(analyses: Sequence[Analysis], path: Path) -> None:
     plans: tuple[tuple[Plan, Schedule, str], ...] = (
         ("kept", "stepwise", "skipping everywhere, over dense step by step"),
         ("kept", "batched", "skipping everywhere, over dense at once"),
-        ("best", "batched", f"{BEST}, over dense at once"),
+        ("best", "batched", "skipping where it pays, over dense at once"),
     )
     series = {label: [each.speedup(plan, over) for each in analyses] for plan, over, label in plans}
     _bars(axes, [each.setting.name for each in analyses], series)
@@ -101,7 +100,7 @@ def curve(
     """Draws a line for each plan over the dropped share."""
     for plan in plans:
         colour, line = _STYLES[plan]
-        label = BEST if plan == "best" else SCHEDULES[plan]
+        label = "skipping where it pays" if plan == "best" else SCHEDULES[plan]
         width = 2.5 if plan == "best" else 1.5
         points = [value(analysis, plan) for _, analysis in swept]
         axes.plot(

@@ -7,27 +7,35 @@ from collections.abc import Sequence
 from strop import tables
 from strop.hardware.analysis import Analysis, Plan, Sum
 from strop.hardware.arrays import Array
-from strop.hardware.products import PHASES, SCHEDULES, Phase, Schedule
+from strop.hardware.products import PHASES, Phase, Schedule
 from strop.hardware.remedies import Remedy, is_trapped
 from strop.hardware.settings import Setting
 from strop.hardware.systolic import DATAFLOWS
 
-BEST = "skipping where it pays"
+#: What tables call the plans. At once: all time steps in one product.
+PLANS: dict[Plan, str] = {
+    "batched": "dense at once",
+    "stepwise": "dense by step",
+    "kept": "kept by mask",
+    "blocks": "kept by block",
+    "best": "where it pays",
+}
 
 
 def show_array(analysis: Analysis, found: Sequence[Remedy]) -> None:
     """Prints every product of a setting on an array, and what helps where skipping loses."""
     header = ["product", "schedule", "flow", "kcycles", "stalled", "of peak"]
-    header += ["SRAM Mwords", "DRAM Mwords", _unit(analysis.array), "over dense"]
+    header += ["SRAM M", "DRAM M", _unit(analysis.array), "over dense"]
     groups = [
         [row for matrix in analysis.matrices for row in _product_rows(analysis, phase, matrix)]
         for phase in PHASES
     ]
     groups.append([_row(analysis, "whole step", plan) for plan in analysis.plans])
     legend = (
-        "over dense: cycles of dense products over all steps at once, where steps need not wait, over these"
+        "At once: all time steps in one product, where steps need not wait. SRAM, DRAM: million words. "
+        "over dense: the cycles of dense at once over these."
     )
-    tables.show(_title(analysis.setting, analysis.array), header, groups, [f"{legend}.", *advice(analysis)])
+    tables.show(_title(analysis.setting, analysis.array), header, groups, [legend, *advice(analysis)])
     if len(found) > 1:
         print()
         show_remedies(found)
@@ -50,22 +58,22 @@ def show_remedies(found: Sequence[Remedy]) -> None:
         best = each.analysis.sum("best")
         ratios = (f"{each.over_batched(phase):.2f}x" for phase in PHASES)
         cells = (f"{each.best:.2f}x", _thousands(best.total), _energy(best))
-        rows.append([each.name, SCHEDULES[each.schedule], *ratios, *cells])
+        rows.append([each.name, PLANS[each.schedule], *ratios, *cells])
     note = (
         "FP, BP and WG: of the input, skipping over dense at once, both with what the line names. "
-        f"whole step: {BEST}, over all dense."
+        "whole step: each product dense or skipping as pays, over all dense."
     )
     tables.show("Changes that help skipping", header, [rows], [note])
 
 
 def show_comparison(analyses: Sequence[Analysis]) -> None:
     """Prints a line for each setting on one array."""
-    header = ["setting", "plan", "over dense", "FP", "BP", "WG", "whole", "kcycles", "of peak"]
+    header = ["setting", "skipping", "over dense", "FP", "BP", "WG", "whole", "kcycles", "of peak"]
     header.append(_unit(analyses[0].array))
     rows: tuple[tuple[Plan, str, Schedule, str], ...] = (
-        ("kept", "skipping everywhere", "stepwise", "step by step"),
-        ("kept", "skipping everywhere", "batched", "at once"),
-        ("best", BEST, "batched", "at once"),
+        ("kept", "everywhere", "stepwise", "step by step"),
+        ("kept", "everywhere", "batched", "at once"),
+        ("best", "where it pays", "batched", "at once"),
     )
     groups = []
     for analysis in analyses:
@@ -128,7 +136,7 @@ def _row(
     flows = dict.fromkeys(cost.dataflow for cost in analysis.of(plan, phase, matrix))
     return [
         name,
-        BEST if plan == "best" else SCHEDULES[plan],
+        PLANS[plan],
         "/".join(flow for flow in DATAFLOWS if flow in flows),
         _thousands(total.total),
         f"{total.stalls / total.total:.0%}",
