@@ -63,6 +63,7 @@ def test_each_product_is_run_as_is_fastest():
     assert analysis.speedup("best") > max(1, analysis.speedup("kept"))
     trap, skip = advice(analysis)
     assert "FP 0.41x, BP 0.41x, WG 0.41x" in trap
+    assert "the product of one mask has 40 rows" in advice(large(steps=2))[0]
     assert skip.startswith("Skip in FP recurrent, BP recurrent, run the rest dense")
     (skip,) = advice(large(array=NARROW))
     assert skip.startswith("Skip everywhere: the step is 2.")

@@ -92,13 +92,14 @@ def advice(analysis: Analysis) -> list[str]:
     kind, best = analysis.matrices[0], analysis.speedup("best")
     lines = []
     if is_trapped(analysis):
-        rows = analysis.setting.batch
+        forward = analysis.of("kept", "fp", kind)[0].work
+        rows = max(product.m for product in forward.products)
         ratios = ", ".join(
             f"{phase.upper()} {analysis.speedup('kept', 'batched', phase, kind):.2f}x" for phase in PHASES
         )
         lines.append(
-            f"The trap: with a mask of its own each step's product has {rows} rows; dense products have all "
-            f"{rows * analysis.setting.steps} at once. Skipping loses there ({kind}: {ratios})."
+            f"The trap: the product of one mask has {rows} rows; dense products have all {forward.rows} at "
+            f"once. Skipping loses there ({kind}: {ratios})."
         )
     costs = analysis.of("best")
     skipping = [cost.work for cost in costs if cost.work.schedule not in ("batched", "stepwise")]
