@@ -15,18 +15,24 @@ namespace {
 constexpr int kRowTile = 6;      // FP: rows of the batch held in registers
 constexpr int kColumnTile = 4;   // FP and WG: vectors of a panel held in registers
 constexpr int kUnitTile = 6;     // WG: units
-constexpr int kDotRowTile = 5;   // BP: rows of the batch
+constexpr int kDotUnitTile = 6;  // BP: units
+constexpr int kDotRowTile = 4;   // BP: rows of the batch
+constexpr int64_t kSumUnits = 96;
+constexpr bool kFetchSums = true;
 #else
 constexpr int kRowTile = 6;
 constexpr int kColumnTile = 2;
 constexpr int kUnitTile = 6;
-constexpr int kDotRowTile = 2;
+constexpr int kDotUnitTile = 4;
+constexpr int kDotRowTile = 3;
+constexpr int64_t kSumUnits = 64;   // FP: units summed in registers before they join the sum in memory
+constexpr bool kFetchSums = false;  // WG: whether a tile's gradients are asked for as it begins
 #endif
 constexpr int kVectors = kPanel / kWidth;
 constexpr int64_t kLine = 16;    // floats in a cache line
-// FP: units summed in registers before they join the sum in memory. 96 of them are 24 KB of a panel, which stay in
-// L1 for all rows of the batch; and a sum of partial sums rounds less than one long chain.
-constexpr int64_t kSumUnits = 96;
+// Of kSumUnits: 64 of them are 16 KB of a panel, which with their x stay in an L1 of 32 KB for all rows of the batch; with
+// AVX-512 96 are 3 per cent faster. And a sum of partial sums rounds less than one long chain.
+// Of kFetchSums: 3 per cent faster with AVX-512, up to 15 slower with AVX2.
 constexpr int64_t kTilesAhead = 3;   // WG: how far ahead x is asked for
 constexpr int64_t kDotRows = 40;     // BP: rows of dy that stay in L1 and L2 while units pass over them
 
@@ -151,44 +157,54 @@ void forward(const float* x, int64_t x_stride, const int32_t* keep, int64_t from
   }
 }
 
-template <int units, int rows>
-STROP_INLINE void dot_tile(const float* dy, int64_t dy_panel, const float* slice, int64_t panels, const int32_t* keep,
-                           const float* ahead, float* out, int64_t out_stride) {
-  const float* row[units];
-#pragma GCC unroll 4
-  for (int i = 0; i < units; ++i) row[i] = slice + keep[i] * panels * kPanel;
-  Vec sum[rows][kDotUnits] = {};
-  for (int64_t p = 0; p < panels; ++p) {
-    if (ahead != nullptr) fetch_row<3>(ahead + p * kPanel);
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) {
-      Vec wi[units];
-#pragma GCC unroll 4
-      for (int i = 0; i < units; ++i) wi[i] = load(row[i] + p * kPanel + v * kWidth);
-#pragma GCC unroll 8
-      for (int b = 0; b < rows; ++b) {
-        const Vec d = load(dy + p * dy_panel + b * kPanel + v * kWidth);
-#pragma GCC unroll 4
-        for (int i = 0; i < units; ++i) sum[b][i] += d * wi[i];
-      }
-    }
-  }
-#pragma GCC unroll 8
-  for (int b = 0; b < rows; ++b) {
-    const Vec4 sums = sum_lanes(sum[b][0], sum[b][1], sum[b][2], sum[b][3]);
-    float* target = out + b * out_stride;
-    if constexpr (units == kDotUnits) {
-      store4(target, load4(target) + sums);
+// Adds up the lanes of the sums of some units to the numbers at `target`.
+template <int units>
+STROP_INLINE void add_lanes(const Vec* sum, float* target) {
+#pragma GCC unroll 2
+  for (int i = 0; i < units; i += 4) {
+    const Vec none{};
+    const Vec4 sums = sum_lanes(sum[i], i + 1 < units ? sum[i + 1] : none, i + 2 < units ? sum[i + 2] : none,
+                                i + 3 < units ? sum[i + 3] : none);
+    if (i + 4 <= units) {
+      store4(target + i, load4(target + i) + sums);
     } else {
-      for (int i = 0; i < units; ++i) target[i] += sums[i];
+      for (int j = 0; j < units - i; ++j) target[i + j] += sums[j];
     }
   }
 }
 
+// The rows' vectors stay in registers while each unit's is read once: with AVX-512 24 of 32 registers hold sums, else
+// 12 of 16. `ahead`, when not null, is a row of the slice to be asked for meanwhile. Not inlined: GCC 12 would keep sums in memory.
+template <int units, int rows>
+__attribute__((noinline)) void dot_tile(const float* dy, int64_t dy_panel, const float* slice, int64_t panels,
+                                        const int32_t* keep, const float* ahead, float* out, int64_t out_stride) {
+  const float* row[units];
+#pragma GCC unroll 8
+  for (int i = 0; i < units; ++i) row[i] = slice + keep[i] * panels * kPanel;
+  Vec sum[rows][units] = {};
+  for (int64_t p = 0; p < panels; ++p) {
+    if (ahead != nullptr) fetch_row<3>(ahead + p * kPanel);
+    for (int64_t at = p * kPanel; at < (p + 1) * kPanel; at += kWidth) {
+      Vec d[rows];
+#pragma GCC unroll 4
+      for (int b = 0; b < rows; ++b) d[b] = in_register(load(dy + p * (dy_panel - kPanel) + b * kPanel + at));
+#pragma GCC unroll 8
+      for (int i = 0; i < units; ++i) {
+        const Vec w = in_register(load(row[i] + at));
+#pragma GCC unroll 4
+        for (int b = 0; b < rows; ++b) sum[b][i] += d[b] * w;
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (int b = 0; b < rows; ++b) add_lanes<units>(sum[b], out + b * out_stride);
+}
+
 void input_grad(const float* dy, int64_t dy_panel, int64_t rows, const float* slice, int64_t panels,
                 const int32_t* keep, int64_t kept, float* out, int64_t out_stride) {
-  dot_tiles<kDotRowTile>(rows, kDotRows, slice, panels, keep, kept, [&]<int u, int r>(int64_t i, int64_t b, const float* ahead) {
-    dot_tile<u, r>(dy + b * kPanel, dy_panel, slice, panels, keep + i, ahead, out + b * out_stride + i, out_stride);
+  dot_tiles<kDotUnitTile, kDotRowTile>(rows, kDotRows, kept, [&]<int u, int r>(int64_t i, int64_t b, int64_t ahead) {
+    dot_tile<u, r>(dy + b * kPanel, dy_panel, slice, panels, keep + i,
+                   ahead == 0 ? nullptr : slice + keep[ahead] * panels * kPanel, out + b * out_stride + i, out_stride);
   });
 }
 
@@ -200,6 +216,7 @@ STROP_INLINE void grad_tile(const float* x, int64_t x_stride, const int32_t* kee
     Vec sum[units][kColumnTile] = {};
     for (int64_t b = 0; b < rows; ++b) {
       if (column == 0 && b < lines) __builtin_prefetch(x + kTilesAhead * units * x_stride + b * kLine, 0, 3);
+      if (kFetchSums && column == 0 && b < units && rows > 2 * units) fetch_row<3>(grad + keep[b] * kPanel);
       Vec d[kColumnTile];
 #pragma GCC unroll 4
       for (int v = 0; v < kColumnTile; ++v) d[v] = load(dy + b * kPanel + (column + v) * kWidth);
@@ -230,43 +247,36 @@ void weight_grad(const float* x, int64_t x_stride, const int32_t* keep, int64_t 
 template <int units, int rows>
 STROP_INLINE void plain_dot_tile(const float* x, int64_t x_stride, const float* w, int64_t w_stride, int64_t length,
                                  float* out, int64_t out_stride) {
-  Vec sum[rows][kDotUnits] = {};
+  Vec sum[rows][units] = {};
   int64_t j = 0;
   for (; j + kWidth <= length; j += kWidth) {
-    Vec wi[units];
+    Vec d[rows];
 #pragma GCC unroll 4
-    for (int i = 0; i < units; ++i) wi[i] = load(w + i * w_stride + j);
+    for (int b = 0; b < rows; ++b) d[b] = in_register(load(x + b * x_stride + j));
 #pragma GCC unroll 8
-    for (int b = 0; b < rows; ++b) {
-      const Vec d = load(x + b * x_stride + j);
+    for (int i = 0; i < units; ++i) {
+      const Vec wi = in_register(load(w + i * w_stride + j));
 #pragma GCC unroll 4
-      for (int i = 0; i < units; ++i) sum[b][i] += d * wi[i];
+      for (int b = 0; b < rows; ++b) sum[b][i] += d[b] * wi;
     }
   }
-#pragma GCC unroll 8
-  for (int b = 0; b < rows; ++b) {
-    Vec4 sums = sum_lanes(sum[b][0], sum[b][1], sum[b][2], sum[b][3]);
 #pragma GCC unroll 4
+  for (int b = 0; b < rows; ++b) {
     for (int i = 0; i < units; ++i) {
       float rest = 0.0f;
       for (int64_t k = j; k < length; ++k) rest += x[b * x_stride + k] * w[i * w_stride + k];
-      out[b * out_stride + i] += sums[i] + rest;
+      out[b * out_stride + i] += rest;
     }
+    add_lanes<units>(sum[b], out + b * out_stride);
   }
 }
 
 void plain_dot(const float* x, int64_t x_stride, int64_t rows, const float* w, int64_t w_stride, int64_t count,
                int64_t length, float* out, int64_t out_stride) {
-  for (int64_t i = 0; i < count; i += kDotUnits) {
-    with_constant<kDotUnits>(std::min<int64_t>(kDotUnits, count - i), [&]<int u>() {
-      balanced_tiles(rows, kDotRowTile, [&](int64_t b, int64_t size) {
-        with_constant<kDotRowTile>(size, [&]<int r>() {
-          plain_dot_tile<u, r>(x + b * x_stride, x_stride, w + i * w_stride, w_stride, length,
-                               out + b * out_stride + i, out_stride);
-        });
-      });
-    });
-  }
+  dot_tiles<kDotUnitTile, kDotRowTile>(rows, rows, count, [&]<int u, int r>(int64_t i, int64_t b, int64_t) {
+    plain_dot_tile<u, r>(x + b * x_stride, x_stride, w + i * w_stride, w_stride, length, out + b * out_stride + i,
+                         out_stride);
+  });
 }
 
 void narrow(const float* from, int64_t count, float* to) { std::copy_n(from, count, to); }

@@ -11,8 +11,8 @@ namespace strop {
 
 constexpr int64_t kPanel = 64;    // columns of a panel
 template <typename T>
-constexpr int64_t kSlice = 48 / sizeof(T);  // panels of a slice; those of a tile's 4 units + 5 rows are 27 KB
-constexpr int64_t kDotUnits = 4;  // units of a tile of BP: one Vec4 of sums
+constexpr int64_t kSlice = 48 / sizeof(T);  // panels of a slice; those of a tile's 6 units and 4 rows are 30 KB
+constexpr int64_t kDotUnits = 12;  // a multiple of the units in any tile of BP
 constexpr int64_t kGroup = 16;    // columns of a panel that come from neighbouring rows of the plain weight
 
 // Four groups of a panel within a plain weight [rows][units]: first row and number of rows of each.

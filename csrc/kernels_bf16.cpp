@@ -14,6 +14,7 @@ namespace {
 
 constexpr int kRowTile = 6;      // FP: rows of the batch held in registers
 constexpr int kUnitTile = 6;     // WG: units
+constexpr int kDotUnitTile = 4;  // BP: units
 constexpr int kDotRowTile = 5;   // BP: rows of the batch
 constexpr int kVectors = 4;      // of floats in a panel
 constexpr int kPairs = 2;        // vectors of bfloat16 in a panel
@@ -168,7 +169,7 @@ STROP_INLINE void dot_tile(const Bf16* dy, int64_t dy_panel, const Bf16* slice, 
   const Bf16* row[units];
 #pragma GCC unroll 4
   for (int i = 0; i < units; ++i) row[i] = slice + keep[i] * panels * kPanel;
-  __m512 sum[rows][kDotUnits] = {};
+  __m512 sum[rows][kDotUnitTile] = {};
   for (int64_t p = 0; p < panels; ++p) {
     if (ahead != nullptr) {
       for (int64_t l = 0; l < kPanel; l += kLine) __builtin_prefetch(ahead + p * kPanel + l, 0, 3);
@@ -190,7 +191,7 @@ STROP_INLINE void dot_tile(const Bf16* dy, int64_t dy_panel, const Bf16* slice, 
   for (int b = 0; b < rows; ++b) {
     const Vec4 sums = sum_lanes((Vec)sum[b][0], (Vec)sum[b][1], (Vec)sum[b][2], (Vec)sum[b][3]);
     float* target = out + b * out_stride;
-    if constexpr (units == kDotUnits) {
+    if constexpr (units == kDotUnitTile) {
       store4(target, load4(target) + sums);
     } else {
       for (int i = 0; i < units; ++i) target[i] += sums[i];
@@ -200,8 +201,9 @@ STROP_INLINE void dot_tile(const Bf16* dy, int64_t dy_panel, const Bf16* slice, 
 
 void input_grad(const Bf16* dy, int64_t dy_panel, int64_t rows, const Bf16* slice, int64_t panels, const int32_t* keep,
                 int64_t kept, float* out, int64_t out_stride) {
-  dot_tiles<kDotRowTile>(rows, kDotRows, slice, panels, keep, kept, [&]<int u, int r>(int64_t i, int64_t b, const Bf16* ahead) {
-    dot_tile<u, r>(dy + b * kPanel, dy_panel, slice, panels, keep + i, ahead, out + b * out_stride + i, out_stride);
+  dot_tiles<kDotUnitTile, kDotRowTile>(rows, kDotRows, kept, [&]<int u, int r>(int64_t i, int64_t b, int64_t ahead) {
+    dot_tile<u, r>(dy + b * kPanel, dy_panel, slice, panels, keep + i,
+                   ahead == 0 ? nullptr : slice + keep[ahead] * panels * kPanel, out + b * out_stride + i, out_stride);
   });
 }
 

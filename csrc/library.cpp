@@ -15,11 +15,12 @@
 namespace strop {
 namespace {
 
-// Calls f.template operator()<T>() with the type that the products' operands are rounded to.
+// Calls f.template operator()<T>() with the type that the products' operands are rounded to, and with several threads
+// where its loops, of so many operations each, are worth them.
 template <typename F>
-void rounding(bool bf16, const F& f) {
+void rounding(bool bf16, int64_t operations, const F& f) {
   STD_TORCH_CHECK(!bf16 || bf16_kernels() != nullptr, "bf16 needs a CPU with AVX512-BF16, and STROP_ISA avx512 or unset");
-  bf16 ? f.template operator()<Bf16>() : f.template operator()<float>();
+  with_team_for(operations, [&] { bf16 ? f.template operator()<Bf16>() : f.template operator()<float>(); });
 }
 
 void linear_forward_op(const Tensor x, const Tensor weight, const Optional bias, const Optional index,
@@ -27,7 +28,7 @@ void linear_forward_op(const Tensor x, const Tensor weight, const Optional bias,
   Arena arena;
   Operands use;
   const LinearSize s{size(x, "x", 0, 3), size(x, "x", 1, 3), size(x, "x", 2, 3), size(weight, "weight", 0, 2)};
-  rounding(bf16, [&]<typename T>() {
+  rounding(bf16, s.operations(), [&]<typename T>() {
     linear_forward<T>(s, use.input(x, "x", {s.steps, s.batch, s.inputs}),
                       use.input(weight, "weight", {s.outputs, s.inputs}), use.input(bias, "bias", {s.outputs}),
                       keep_lists(index, count, scale, "keep", s.steps, s.inputs, use, arena),
@@ -40,7 +41,7 @@ void linear_input_grad_op(const Tensor dy, const Tensor weight, const Optional i
   Arena arena;
   Operands use;
   const LinearSize s{size(dy, "dy", 0, 3), size(dy, "dy", 1, 3), size(weight, "weight", 1, 2), size(dy, "dy", 2, 3)};
-  rounding(bf16, [&]<typename T>() {
+  rounding(bf16, s.operations(), [&]<typename T>() {
     linear_input_grad<T>(s, use.input(dy, "dy", {s.steps, s.batch, s.outputs}),
                          use.input(weight, "weight", {s.outputs, s.inputs}),
                          keep_lists(index, count, scale, "keep", s.steps, s.inputs, use, arena),
@@ -53,7 +54,7 @@ void linear_weight_grad_op(const Tensor x, const Tensor dy, const Optional index
   Arena arena;
   Operands use;
   const LinearSize s{size(x, "x", 0, 3), size(x, "x", 1, 3), size(x, "x", 2, 3), size(dy, "dy", 2, 3)};
-  rounding(bf16, [&]<typename T>() {
+  rounding(bf16, s.operations(), [&]<typename T>() {
     linear_weight_grad<T>(s, use.input(x, "x", {s.steps, s.batch, s.inputs}),
                           use.input(dy, "dy", {s.steps, s.batch, s.outputs}),
                           keep_lists(index, count, scale, "keep", s.steps, s.inputs, use, arena),
@@ -83,7 +84,7 @@ void linear_cross_entropy_op(const Tensor x, const Tensor weight, const Optional
   const CrossEntropy a = cross_entropy(s, target, smoothing, index, count, scale, use, arena);
   const int64_t P = Panels(1, s.outputs).count;
   STD_TORCH_CHECK(exponentials.has_value() == factors.has_value(), "exponentials need factors, and these need them");
-  rounding(bf16, [&]<typename T>() {
+  rounding(bf16, s.operations(), [&]<typename T>() {
   linear_cross_entropy<T>(a, use.input(x, "x", {s.steps, s.batch, s.inputs}),
                        use.input(weight, "weight", {s.outputs, s.inputs}), use.input(bias, "bias", {s.outputs}),
                        use.output(loss, "loss", {s.steps, s.batch}),
@@ -102,7 +103,7 @@ void linear_cross_entropy_grad_op(const Tensor dloss, const Tensor exponentials,
   STD_TORCH_CHECK(dw.has_value() || !db.has_value(), "db needs dw: they are computed together");
   const CrossEntropy a = cross_entropy(s, target, smoothing, index, count, scale, use, arena);
   const int64_t P = Panels(1, s.outputs).count;
-  rounding(bf16, [&]<typename T>() {
+  rounding(bf16, s.operations(), [&]<typename T>() {
   linear_cross_entropy_grad<T>(a, use.input(exponentials, "exponentials", {P, s.steps, s.batch, kPanel}),
                             use.input(factors, "factors", {P, s.steps, s.batch}), use.input(dloss, "dloss", {s.steps, s.batch}),
                             use.input(x, "x", {s.steps, s.batch, s.inputs}),
@@ -171,7 +172,7 @@ void recurrence_forward_op(int64_t cell, bool reverse, const Optional batch_size
   const int64_t B = r.size.batch, P = r.outputs, G = gates_of(r.cell);
   const bool lstm = r.cell == Cell::lstm, gru = r.cell == Cell::gru;
   const bool projected = is_projected(r.cell, w_hr);
-  rounding(bf16, [&]<typename T>() {
+  rounding(bf16, 2 * B * P * G * H, [&]<typename T>() {
   recurrence_forward<T>({r, use.input(x, "x", {N, I}), use.input(h0, "h0", {B, P}), use.input_if(lstm, c0, "c0", {B, H}),
                       use.input(w_ih, "w_ih", {G * H, I}), use.input(w_hh, "w_hh", {G * H, P}),
                       use.input(b_ih, "b_ih", {G * H}), use.input(b_hh, "b_hh", {G * H}), use.input(w_hr, "w_hr", {P, H}),
@@ -198,7 +199,7 @@ void recurrence_backward_op(int64_t cell, bool reverse, const Optional batch_siz
   const bool lstm = r.cell == Cell::lstm, gru = r.cell == Cell::gru;
   const bool projected = is_projected(r.cell, w_hr);
   STD_TORCH_CHECK(lstm || !dc.has_value(), "dc must be None for this cell");
-  rounding(bf16, [&]<typename T>() {
+  rounding(bf16, 2 * B * P * G * H, [&]<typename T>() {
   recurrence_backward<T>({r, use.input(dy, "dy", {N, P}), use.input(dh, "dh", {B, P}), use.input(dc, "dc", {B, H}),
                        use.input(y, "y", {N, P}), use.input(h0, "h0", {B, P}), use.input_if(lstm, c0, "c0", {B, H}),
                        use.input(w_ih, "w_ih", {G * H, I}), use.input(w_hh, "w_hh", {G * H, P}),
@@ -226,7 +227,7 @@ void recurrence_weight_grad_op(int64_t cell, bool reverse, const Optional batch_
       {input_index, input_count, input_scale, recurrent_index, recurrent_count, recurrent_scale, recurrent_mask}, use, arena);
   const int64_t B = r.size.batch, P = r.outputs, G = gates_of(r.cell), row = r.panels().count * kPanel;
   const bool gru = r.cell == Cell::gru;
-  rounding(bf16, [&]<typename T>() {
+  rounding(bf16, 2 * N * (I + P) * G * H, [&]<typename T>() {
   recurrence_weight_grad<T>({r, use.input(x, "x", {N, I}), use.input(y, "y", {N, P}), use.input(h0, "h0", {B, P}),
                           use.input(dgates, "dgates", {N, row}), use.input_if(gru, drecurrent, "drecurrent", {N, row}),
                           use.output(dw_ih, "dw_ih", {G * H, I}), use.output(dw_hh, "dw_hh", {G * H, P}),
@@ -257,7 +258,7 @@ void recurrence_eval_op(int64_t cell, bool bidirectional, const Tensor x, const 
                            has_bias ? use.input(w[2], "b_ih", {G * H}) : nullptr,
                            has_bias ? use.input(w[3], "b_hh", {G * H}) : nullptr});
   }
-  recurrence_eval(args);
+  with_team_for(2 * B * H * G * H, [&] { recurrence_eval(args); });
 }
 
 // GFLOP/s of fused multiply-adds in registers on all threads: what no product can exceed.

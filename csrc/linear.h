@@ -7,6 +7,9 @@ namespace strop {
 
 struct LinearSize {
   int64_t steps, batch, inputs, outputs;
+
+  // Of a product with nothing dropped.
+  int64_t operations() const { return 2 * steps * batch * inputs * outputs; }
 };
 
 // Operands are rounded to T.

@@ -7,12 +7,19 @@
 namespace strop {
 namespace {
 
-constexpr int64_t kForwardUnits = 2560;  // FP: units of a panel packed at once; 640 KB, inside a 1 MB L2
-constexpr int64_t kGradUnits = 1536;     // WG: units accumulated at once; 384 KB
 constexpr int64_t kPackUnits = 256;      // packing: units in one item of work
 constexpr int64_t kItems = 24;           // chunks of work for each thread, so that threads end together,
 constexpr int64_t kCutUnits = 16;        // where that does not cut BP into pieces of fewer units
 constexpr int64_t kLeastGradUnits = 128; // or WG
+
+// Units whose columns of one panel fill `share` eighths of the L2.
+int64_t units_in_l2(int64_t share) { return std::max<int64_t>(kLeastGradUnits, l2_bytes() * share / 8 / (kPanel * 4)); }
+
+// FP: units of a panel packed at once. The rest of the L2 is for x.
+int64_t forward_units() { return units_in_l2(5); }
+
+// WG: units accumulated at once.
+int64_t grad_units() { return units_in_l2(3); }
 
 struct Range {
   int64_t begin, end;
@@ -109,7 +116,7 @@ void forward_all(const Weight& weight, Steps size, const Keep& keep, const T* pa
   Arena arena;
   const int64_t steps = size.steps, batch = size.batch;
   const ForwardPlace<T> place{keep.width};
-  const int64_t blocks = divide_up(weight.units, kForwardUnits), block = divide_up(weight.units, blocks);
+  const int64_t blocks = divide_up(weight.units, forward_units()), block = divide_up(weight.units, blocks);
   T* panels = arena.many<T>(threads() * block * kPanel);
   float* scratch = arena.floats(threads() * batch * kPanel);
   std::vector<int64_t> packed(static_cast<size_t>(threads()), -1);  // the block that a thread's panel holds
@@ -193,7 +200,7 @@ void weight_grad_all(const Panels& panels, int64_t units, Steps size, const Keep
   const GradPlace<T> place{keep.width};
   const int64_t steps = size.steps, batch = size.batch;
   const int64_t wanted = divide_up(kItems * threads(), panels.count);
-  const int64_t blocks = std::max(divide_up(units, kGradUnits), std::min(wanted, divide_up(units, kLeastGradUnits)));
+  const int64_t blocks = std::max(divide_up(units, grad_units()), std::min(wanted, divide_up(units, kLeastGradUnits)));
   const int64_t block = divide_up(units, blocks);
   float* grads = arena.floats(threads() * block * kPanel);
   float* scratch = arena.floats(threads() * batch * kPanel);

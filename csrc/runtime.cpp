@@ -6,6 +6,7 @@
 
 #ifdef __linux__
 #include <sys/mman.h>
+#include <unistd.h>
 #endif
 
 namespace strop {
@@ -89,6 +90,16 @@ float* Arena::floats(int64_t count) {
   const size_t bytes = (static_cast<size_t>(std::max<int64_t>(count, 1)) * sizeof(float) + kAlignment - 1) /
                        kAlignment * kAlignment;
   return static_cast<float*>(store.take(bytes));
+}
+
+int64_t l2_bytes() {
+  constexpr int64_t kUnknown = int64_t{1} << 20;
+#ifdef _SC_LEVEL2_CACHE_SIZE
+  static const auto bytes = static_cast<int64_t>(sysconf(_SC_LEVEL2_CACHE_SIZE));
+  return bytes > 0 ? bytes : kUnknown;
+#else
+  return kUnknown;
+#endif
 }
 
 void advise_huge(void* data, size_t bytes) {

@@ -4,43 +4,41 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <vector>
+
+#include "team.h"
 
 namespace strop {
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-inline int64_t threads() { return std::max<int64_t>(1, torch::stable::get_num_threads()); }
+// Threads that run this thread's loops.
+inline int64_t threads() {
+  if (const Team* team = current_team()) return team->threads();
+  return std::max<int64_t>(1, torch::stable::get_num_threads());
+}
 
 // Calls f(thread, begin, end) until all of [0, items) is done, at most `grain` items at a time, all chunks but the
 // last a multiple of it. Each thread has a contiguous range of its own and takes over chunks of the others' when that is
-// done: the cores of a shared machine differ in speed from one millisecond to the next. Which thread computes an item
-// never changes the item's arithmetic, so results do not depend on the number of threads. `thread` is below
-// threads(), and no two calls of the same `thread` run at once.
+// done. Which thread computes an item never changes the item's arithmetic, so results do not depend on the number of
+// threads. `thread` is below threads(), and no two calls of the same `thread` run at once.
 template <typename F>
 void parallel(int64_t items, int64_t grain, const F& f) {
-  struct alignas(64) Range {
-    std::atomic<int64_t> next;
-    int64_t end;
+  grain = std::max(grain, divide_up(items, Team::kMostChunks));
+  const int64_t chunks = divide_up(items, grain);
+  if (chunks <= 0) return;
+  const auto run = [&](int64_t thread, int64_t chunk) {
+    f(thread, chunk * grain, std::min(items, (chunk + 1) * grain));
   };
-  const int64_t chunks = (items + grain - 1) / grain, parts = std::min(threads(), chunks);
-  if (parts <= 0) return;
-  std::vector<Range> ranges(static_cast<size_t>(parts));
-  for (int64_t part = 0; part < parts; ++part) {
-    ranges[part].next.store(chunks * part / parts, std::memory_order_relaxed);
-    ranges[part].end = chunks * (part + 1) / parts;
-  }
-  torch::stable::parallel_for(0, parts, 1, [&](int64_t first, int64_t last) {
-    for (int64_t part = first; part < last; ++part) {
-      for (int64_t other = 0; other < parts; ++other) {
-        Range& range = ranges[(part + other) % parts];
-        for (int64_t chunk; (chunk = range.next.fetch_add(1, std::memory_order_relaxed)) < range.end;) {
-          f(part, chunk * grain, std::min(items, (chunk + 1) * grain));
-        }
-      }
+  if (chunks == 1) return run(0, 0);
+  with_team([&] {
+    if (Team* team = current_team()) {
+      team->run(&run, [](const void* loop, int64_t thread, int64_t chunk) {
+        (*static_cast<const decltype(run)*>(loop))(thread, chunk);
+      }, chunks);
+    } else {
+      for (int64_t chunk = 0; chunk < chunks; ++chunk) run(0, chunk);
     }
   });
 }
@@ -48,7 +46,6 @@ void parallel(int64_t items, int64_t grain, const F& f) {
 // Items in one chunk, each of about `operations` floating-point operations: enough chunks that threads end together, of
 // no more than `most` items; but in any case some 3 us of work, or a second thread costs more than it brings.
 inline int64_t grain(int64_t items, int64_t most, int64_t operations) {
-  constexpr int64_t kLeastOperations = 300'000;
   const int64_t even = std::clamp<int64_t>(items / (4 * threads()), 1, std::max<int64_t>(most, 1));
   const int64_t pieces = std::max<int64_t>(1, items * operations / kLeastOperations);
   return std::max(even, (items + pieces - 1) / pieces);
@@ -75,6 +72,9 @@ class Arena {
  private:
   size_t block_, used_;  // where the arena around this one had got to
 };
+
+// Bytes of a core's second-level cache; 1 MB where the system does not tell.
+int64_t l2_bytes();
 
 // Asks for huge pages where the system offers them: a fresh result of many megabytes is touched page by page.
 void advise_huge(void* data, size_t bytes);

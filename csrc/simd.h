@@ -28,6 +28,16 @@ STROP_INLINE Vec set1(float x) { return x - Vec{}; }
 STROP_INLINE IVec bits(Vec v) { return reinterpret_cast<IVec>(v); }
 STROP_INLINE Vec floats(IVec v) { return reinterpret_cast<Vec>(v); }
 
+// v, which the compiler is to keep in a register: GCC 12 else reads some again for each product.
+STROP_INLINE Vec in_register(Vec v) {
+#ifdef __AVX512F__
+  asm("" : "+v"(v));
+#elif defined(__SSE__)
+  asm("" : "+x"(v));
+#endif
+  return v;
+}
+
 // Lane index of an interleave of a and b in runs of `run` lanes: the butterfly step that transposes
 // (odd = 0 gathers the first runs of each pair, odd = 1 the second ones).
 template <int run, int odd, int... l>

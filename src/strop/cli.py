@@ -31,6 +31,7 @@ _COMMANDS: dict[tuple[str, ...], _Command] = {
     ("bench", "train"): _Command("strop.bench.train", "time whole training steps of a preset"),
     ("bench", "sweep"): _Command("strop.bench.sweep", "time many shapes against the best alternative"),
     ("bench", "peers"): _Command("strop.bench.peers", "time a layer against torch.compile and JAX"),
+    ("bench", "load"): _Command("strop.bench.load", "time a layer beside other work on the same cores"),
     ("bench", "keep"): _Command("strop.bench.keep", "time over the kept share, over steps and over batch"),
     ("report",): _Command("strop.bench.report", "compare training runs; or tables from what bench measured"),
     ("convert-check",): _Command(
