@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils.checkpoint import checkpoint
 
 import strop
@@ -78,6 +79,78 @@ def test_cells_in_a_loop(kind):
         return total
 
     check(step, [*cell.parameters()], torch.randn(3, 2, 6))
+
+
+def sizes_compiled(
+    call: Callable[..., Any], make: Callable[[int, int], tuple[Any, ...]], dynamic: bool | None
+):
+    """How many graphs serve many numbers of steps and of rows, in training."""
+    counter = CompileCounterWithBackend("aot_eager")
+    fast = torch.compile(call, fullgraph=True, backend=counter, dynamic=dynamic)
+    for number, (steps, batch) in enumerate([(4, 3), (5, 4), (7, 9), (11, 6)]):
+        found = []
+        for run in (fast, call):
+            torch.manual_seed(number)
+            y = run(*make(steps, batch))
+            found.append(y if isinstance(y, Tensor) else y[0])
+        torch.testing.assert_close(*found)
+        if found[0].requires_grad:
+            found[0].sum().backward()
+    return counter.frame_count
+
+
+def sequence(steps: int, batch: int) -> tuple[Tensor]:
+    return (torch.randn(steps, batch, 8),)
+
+
+LAYERS = [strop.LSTM, strop.GRU, strop.RNN]
+KINDS = [*LAYERS, strop.LSTMCell, strop.GRUCell, strop.RNNCell, strop.Linear]
+
+
+@pytest.mark.parametrize("drops", [True, False], ids=["dropping", "nothing"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_sizes_share_two_graphs(kind, drops):
+    """The first is for the first size alone, as torch.compile does it."""
+    shares = {"dropout": 0.5} if kind is strop.Linear else {"input_dropout": 0.5, "recurrent_dropout": 0.5}
+    module = kind(8, 16, **shares if drops else {})
+    rows = issubclass(kind, nn.RNNCellBase)
+    make = (lambda steps, batch: (torch.randn(steps * batch, 8),)) if rows else sequence
+    assert sizes_compiled(module, make, None) <= 2
+
+
+@pytest.mark.parametrize("pattern", [n for n in CASES if n != "structured"])
+@pytest.mark.parametrize("exact", [True, False], ids=["exact", "bernoulli"])
+def test_all_sizes_share_two_graphs_in_every_pattern(pattern, exact):
+    module = strop.LSTM(
+        8, 16, 2, **DROPS, pattern=Pattern.named(pattern, 0.0, exact=exact), bidirectional=True
+    )
+    assert sizes_compiled(module, sequence, True) <= 2
+
+
+def test_all_sizes_share_two_graphs_with_states_masks_and_a_loss():
+    lstm, fc = (
+        strop.LSTM(8, 16, **DROPS | {"dropout": 0.0}),
+        strop.Linear(8, 16, dropout=0.5, batch_first=True),
+    )
+
+    def states(steps: int, batch: int) -> Any:
+        return *sequence(steps, batch), tuple(torch.randn(1, batch, 16) for _ in range(2))
+
+    def masks(steps: int, batch: int) -> Any:
+        return *states(steps, batch), lstm.draw(steps, batch)
+
+    def targets(steps: int, batch: int) -> Any:
+        return *sequence(steps, batch), torch.randint(16, (steps, batch))
+
+    for call, make in ((lstm, states), (lstm, masks), (fc.cross_entropy, targets)):
+        torch._dynamo.reset()
+        assert sizes_compiled(call, make, None) <= 2
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_all_sizes_share_two_graphs_in_evaluation(kind):
+    module = kind(8, 16, 2, **DROPS).eval().requires_grad_(False)
+    assert sizes_compiled(module, sequence, None) <= 2
 
 
 def test_frozen_weights_and_the_cross_entropy():

@@ -248,16 +248,6 @@ def test_what_is_saved_is_one_number_for_each_logit():
     assert torch.equal(loss, again)
 
 
-@built
-def test_second_derivatives_are_refused():
-    case = Case(3, 5, 20, 130, "structured")
-    x = case.x.requires_grad_()
-    loss = functional.linear_cross_entropy(x, case.weight, case.target, mask=case.mask)
-    (dx,) = torch.autograd.grad(loss, x, create_graph=True)
-    with pytest.raises(RuntimeError, match="linear_cross_entropy cannot be differentiated twice"):
-        dx.pow(2).sum().backward()
-
-
 @pytest.mark.parametrize("name", ["structured", "random", None])
 def test_autocast(name):
     case = Case(3, 5, 20, 130, name)

@@ -234,22 +234,6 @@ def test_only_what_backward_needs_is_saved(projection):
     assert sum(saved.values()) == expected
 
 
-@pytest.mark.parametrize(("which", "projection"), [("lstm", 0), ("lstm", 2), ("linear", 0)])
-def test_second_derivatives_are_refused(which, projection):
-    values = leaves(operands(projection=projection), torch.float64, PROJECTED)
-    drawn = masks("structured", values)
-    if which == "lstm":
-        output = run(values, **drawn)[0]
-    else:
-        output = functional.linear(values["x"], values["weight_ih"], None, drawn["input_mask"])
-    (dx,) = torch.autograd.grad(output.sum(), values["x"], create_graph=True)
-    assert dx.isfinite().all()  # the first derivative is there
-    with pytest.raises(
-        RuntimeError, match=rf"functional\.{which} cannot be differentiated twice: use torch.nn"
-    ):
-        dx.pow(2).sum().backward()
-
-
 def test_no_grad():
     values = leaves(operands(), torch.float64)
     drawn = masks("structured", values)

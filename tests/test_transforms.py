@@ -10,6 +10,7 @@ from torch.func import functional_call, grad, jvp, vmap
 import recurrent
 import strop
 from recurrent import make
+from strop.pattern import CASES
 
 DROPS = {"dropout": 0.5, "input_dropout": 0.4, "recurrent_dropout": 0.6}
 
@@ -65,6 +66,67 @@ def test_cells_and_masks_drawn_within(kind):
     torch.manual_seed(1)
     expected = torch.autograd.grad(loss(parameters, x), [*parameters.values()])
     torch.testing.assert_close([*actual.values()], [*expected])
+
+
+PATTERNS = [strop.Pattern.named(name, 0.0, 2, exact) for name in CASES for exact in (True, False)]
+LAYERS = [strop.LSTM, strop.GRU, strop.RNN, strop.LSTMCell, strop.GRUCell, strop.RNNCell, strop.Linear]
+
+
+def drawing(kind, pattern):
+    """A layer that draws in each call, and its input of two steps and three rows."""
+    if kind is strop.Linear:
+        return strop.Linear(64, 8, dropout=0.5, pattern=pattern), torch.randn(2, 3, 64)
+    drops = {name: p for name, p in DROPS.items() if name != "dropout"}
+    if issubclass(kind, nn.RNNCellBase):
+        return kind(64, 8, **drops, pattern=pattern), torch.randn(3, 64)
+    return kind(64, 8, 2, bidirectional=True, **drops | {"dropout": 0.5}, pattern=pattern), torch.randn(
+        2, 3, 64
+    )
+
+
+@pytest.mark.parametrize("pattern", PATTERNS, ids=lambda p: f"{p.name}-{'exact' if p.exact else 'tossed'}")
+@pytest.mark.parametrize("kind", LAYERS)
+def test_draws_under_vmap_are_the_same_or_different(kind, pattern):
+    """As of nn.Dropout: models with one set of weights all drop the same, or each something else."""
+    layer, x = drawing(kind, pattern)
+    parameters = dict(layer.named_parameters())
+    stacked = {name: weight.detach().expand(3, *weight.shape) for name, weight in parameters.items()}
+
+    def loss(parameters, x):
+        y = functional_call(layer, parameters, (x,))
+        return (y if isinstance(y, torch.Tensor) else y[0]).pow(2).sum()
+
+    for randomness in ("same", "different"):
+        losses = vmap(loss, in_dims=(0, None), randomness=randomness)(stacked, x)
+        assert (losses == losses[0]).all() == (randomness == "same")
+        slopes = vmap(grad(loss, argnums=1), in_dims=(None, 0), randomness=randomness)(
+            parameters, x.expand(3, *x.shape)
+        )
+        assert torch.allclose(slopes[0], slopes[1]) == (randomness == "same")
+        kept = (slopes != 0).double().mean()
+        assert 0.3 < kept < 0.9
+    with pytest.raises(RuntimeError, match="randomness"):
+        vmap(loss, in_dims=(0, None))(stacked, x)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS, ids=lambda p: f"{p.name}-{'exact' if p.exact else 'tossed'}")
+def test_dropout_layers_under_vmap(pattern):
+    layer, x = strop.Dropout(0.5, pattern=pattern), torch.ones(2, 3, 64)
+    for randomness in ("same", "different"):
+        y = vmap(layer, randomness=randomness)(torch.stack([x, x]))
+        assert torch.equal(y[0], y[1]) == (randomness == "same")
+
+
+@pytest.mark.parametrize("pattern", PATTERNS, ids=lambda p: f"{p.name}-{'exact' if p.exact else 'tossed'}")
+def test_draws_within_a_transform_are_those_without(pattern):
+    layer, x = drawing(strop.LSTM, pattern)
+    torch.manual_seed(1)
+    expected = torch.autograd.grad(layer(x)[0].sum(), layer.weight_hh_l0)[0]
+    torch.manual_seed(1)
+    found = grad(lambda w: functional_call(layer, {"weight_hh_l0": w}, (x,))[0].sum())(
+        layer.weight_hh_l0.detach()
+    )
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")  # torch's own, within jvp

@@ -152,7 +152,7 @@ class Pattern:
         if self.exact:
             chosen = self._choose(draws * batch, blocks, generator, device)
             keep = torch.zeros(draws * batch, blocks, dtype=torch.bool, device=chosen.device)
-            keep = keep.scatter_(1, chosen.long(), True).repeat_interleave(self.block, 1)
+            keep = keep.scatter(1, chosen.long(), True).repeat_interleave(self.block, 1)
         else:
             keep = self._keep(draws * batch, blocks, generator, device)
         return Mask(steps, batch, units, scale, None, None, keep.view(draws, batch, units))
@@ -185,7 +185,7 @@ def _index_lists(keep: Tensor) -> tuple[Tensor, Tensor]:
     index = torch.where(keep, positions, columns).sort(1).values
     # As wide as all columns where the longest list is not known: torch.compile cannot see it, and the host
     # would have to wait for a GPU.
-    if torch.compiler.is_compiling() or keep.device.type != "cpu":
+    if torch.compiler.is_compiling() or keep.device.type != "cpu" or drawing.mapped():
         return index, count
     return index[:, : int(count.max())].contiguous(), count
 
@@ -247,7 +247,7 @@ class Mask:
         # One column more takes the padding of lists that are not full.
         columns = self.units + (self.count is not None)
         kept = torch.zeros(self.steps, columns, dtype=torch.bool, device=self.index.device)
-        kept.scatter_(1, self.index.long(), True)
+        kept = kept.scatter(1, self.index.long(), True)  # not in place: in vmap each sample has its own
         return (kept if self.count is None else kept[:, : self.units]).unsqueeze(1)
 
     def dense(self, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -341,23 +341,76 @@ def test_mistakes_are_torchs_errors(mode, name, drops):
     assert error_of(make(mode, 4, 5, **drops), x, hx) == theirs
 
 
-@pytest.mark.parametrize("shape", [(1, 5), (5, 1)], ids=str)
+USES = {
+    "dropping": ({"input_dropout": 0.5, "recurrent_dropout": 0.5}, True),
+    "training": ({}, True),
+    "evaluation": ({"recurrent_dropout": 0.5}, False),
+}
+uses = pytest.mark.parametrize("use", USES)
+
+
+def used(mode, use, converted):
+    options, training = USES[use]
+    cell = make_torchs(mode, 4, 5) if converted else make(mode, 4, 5, **options)
+    if converted:
+        strop.convert(cell, **{name: p for name, p in options.items() if name == "recurrent_dropout"})
+    return cell.train(training)
+
+
+@uses
+@pytest.mark.parametrize("shape", [(1, 5), (5, 1), (5, 5), (3, 5)], ids=str)
+@pytest.mark.parametrize("converted", [False, True])
 @pytest.mark.parametrize("mode", CELLS)
-def test_states_with_a_batch_for_an_input_without_are_refused(mode, shape):
-    """torch crashes if the first of their axes has as many as there are hidden units."""
-    state = torch.zeros(shape)
-    got = f"{list(shape)} and {list(shape)}" if mode == "LSTM" else f"{list(shape)}"
-    message = f"input and hx must be [batch, 4] and [batch, 5], or [4] and [5], got [4] and {got}"
-    assert error_of(make(mode, 4, 5, input_dropout=0.5), X[0], as_hx(mode, (state, state))) == (
-        ValueError,
-        message,
+def test_states_with_a_batch_for_an_input_without_are_refused(mode, shape, use, converted):
+    """torch takes them or crashes, by the number of hidden units."""
+    state, got = torch.zeros(shape), f"{list(shape)} torch.float32 on cpu"
+    message = (
+        "input and hx must be [batch, 4] and [batch, 5], or [4] and [5], torch.float32 on cpu, "
+        f"got [4] torch.float32 on cpu and {f'{got} and {got}' if mode == 'LSTM' else got}"
     )
+    assert error_of(used(mode, use, converted), X[0], as_hx(mode, (state, state))) == (ValueError, message)
 
 
-def test_stacked_states_without_a_batch_are_refused():
-    """torch takes this one by accident."""
-    with pytest.raises(ValueError, match=r"got \[4\] and \[2, 5\]"):
-        strop.LSTMCell(4, 5, input_dropout=0.5)(X[0], torch.zeros(2, 5))
+@uses
+@pytest.mark.parametrize(
+    "hx",
+    [
+        (torch.zeros(5), torch.zeros(3, 5)),
+        (torch.zeros(3, 5), torch.zeros(5)),
+        (torch.zeros(5), torch.zeros(1, 5).double()),
+        torch.zeros(2, 5),
+        torch.zeros(2, 3, 5),
+    ],
+    ids=["c batched", "h batched", "c of float64", "stacked", "stacked batches"],
+)
+def test_an_lstms_states_of_two_ranks_are_refused(hx, use):
+    with pytest.raises(ValueError, match=r"got \[4\] torch.float32 on cpu and \["):
+        used("LSTM", use, False)(X[0], hx)
+
+
+@uses
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int64, torch.bool, torch.complex64])
+def test_a_c_of_another_dtype_is_refused(dtype, use):
+    """torch takes it, and gives results of that dtype."""
+    with pytest.raises(ValueError, match=rf"and \[3, 5\] {dtype} on cpu$"):
+        used("LSTM", use, False)(X, (H, H.to(dtype)))
+
+
+@uses
+@pytest.mark.parametrize("hx", ["h", 3, [1.0], {}, {"h": H}, object()], ids=str)
+@pytest.mark.parametrize("mode", CELLS)
+def test_states_that_are_no_tensors_are_refused(mode, hx, use):
+    for x in (X, X[0]):
+        with pytest.raises((TypeError, AttributeError, RuntimeError)):
+            used(mode, use, False)(x, hx)
+
+
+@uses
+@pytest.mark.parametrize("x", [None, 1.0, [[0.0] * 4], (X, X)], ids=str)
+@pytest.mark.parametrize("mode", CELLS)
+def test_inputs_that_are_no_tensors_are_refused(mode, x, use):
+    with pytest.raises((TypeError, AttributeError)):
+        used(mode, use, False)(x)
 
 
 def test_arguments_are_checked():

@@ -251,18 +251,6 @@ def test_gradients_flow_to_the_states_alone(backend, mode, dropping):
     assert x.grad is None
 
 
-@pytest.mark.parametrize("use", ["dropping", "packed"])
-@modes
-def test_second_derivatives_are_refused(backend, mode, use):
-    module = make(mode, 5, 8, 2, recurrent_dropout=0.5).to(backend.dtype)
-    x = torch.randn(4, 3, 5, dtype=backend.dtype, requires_grad=True)
-    lengths = [2, 4, 1] if use == "packed" else None
-    y, _ = recurrent.call(module, x, None, "unsorted" if use == "packed" else "batched", lengths)
-    (dx,) = torch.autograd.grad(y.sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match=f"{mode.lower()} cannot be differentiated twice: use torch.nn"):
-        dx.pow(2).sum().backward()
-
-
 @pytest.mark.parametrize("dropping", [True, False])
 @modes
 def test_operands_that_are_not_contiguous(backend, mode, dropping):

@@ -109,6 +109,30 @@ def test_an_lstm_takes_two_states(hx, use):
     assert outcome(lstm, X, hx) == (RuntimeError, "lstm expects two hidden states")
 
 
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("layout", ["batched", "unbatched", "packed"])
+@pytest.mark.parametrize("hx", ["h", 3, [1.0], {}, (), None, (X,), object()], ids=str)
+@pytest.mark.parametrize("mode", recurrent.MODES)
+def test_states_that_are_no_tensors_are_refused(mode, hx, layout, use):
+    options, training = USES[use]
+    module = recurrent.make(mode, 4, 5, **options).train(training)
+    x = {"batched": X, "unbatched": X[:, 0], "packed": packed()}[layout]
+    pair = (torch.zeros(1, 2, 5), hx) if mode == "LSTM" else hx
+    for given in (hx, pair):
+        if given is None:
+            continue
+        kind, message = outcome(module, x, given)
+        assert kind in (TypeError, RuntimeError)
+        assert "hx must be a t" in message or message == "lstm expects two hidden states"
+
+
+@pytest.mark.parametrize("mode", recurrent.MODES)
+def test_inputs_that_are_no_tensors_are_refused(mode):
+    for x in (None, 3, [[[0.0]]], (X, X)):
+        kind, message = outcome(recurrent.make(mode, 4, 5), x)
+        assert (kind, message[:45]) == (TypeError, "input must be a Tensor or a PackedSequence, g")
+
+
 #: Packed sequences that torch takes for something else, or refuses from deep within: x, hx, and our words.
 PACKED = {
     "width": (

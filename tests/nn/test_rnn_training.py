@@ -249,14 +249,6 @@ def test_gradients_share_no_memory(backend, mode, drops):
 
 
 @modes
-def test_many_gradients_at_once_are_refused_clearly(backend, mode):
-    module = make(mode, 6, 8, recurrent_dropout=0.5).to(backend.dtype)
-    y, _ = module(torch.randn(4, 3, 6, dtype=backend.dtype))
-    with pytest.raises(RuntimeError, match="one gradient at a time"):
-        torch.autograd.grad(y, list(module.parameters()), torch.ones(2, *y.shape), is_grads_batched=True)
-
-
-@modes
 def test_packed_sequences_under_another_default_device(backend, mode):
     module = make(mode, 6, 8, recurrent_dropout=0.5).to(backend.dtype)
     packed = pack_sequence([torch.randn(n, 6, dtype=backend.dtype) for n in (4, 3, 2)])

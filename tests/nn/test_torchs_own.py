@@ -128,7 +128,7 @@ def test_equals_what_torch_compares_its_module_with(infos, name, training):
 @names
 def test_gradients_while_dropping(infos, name):
     # Every seventh has each option both on and off; all of them take a minute.
-    for sample in samples(infos[name], torch.float64, True)[::7]:
+    for number, sample in enumerate(samples(infos[name], torch.float64, True)[::7]):
         module = build(getattr(strop, name), sample, dtype=torch.float64, **DROPS)
         arguments = detached(sample.forward_input.args)
         leaves = [*tensors(arguments), *module.parameters()]
@@ -138,6 +138,8 @@ def test_gradients_while_dropping(infos, name):
             return tuple(tensors(module(*arguments)))
 
         assert torch.autograd.gradcheck(run, leaves, fast_mode=True)
+        if number == 0:  # ten times as long
+            assert torch.autograd.gradgradcheck(run, leaves, fast_mode=True)
 
 
 @names

@@ -14,7 +14,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import recurrent
 import strop
 from recurrent import make
+from strop.pattern import CASES, Pattern
 
+LAYERS = (strop.LSTM, strop.GRU, strop.RNN)
+CELLS = (strop.LSTMCell, strop.GRUCell, strop.RNNCell)
 modes = pytest.mark.parametrize("mode", recurrent.MODES)
 DROPS = {"dropout": 0.5, "input_dropout": 0.4, "recurrent_dropout": 0.6}
 
@@ -116,3 +119,25 @@ def test_a_parametrized_linear_layer():
     torch.testing.assert_close(fc(x, mask), expected)
     fc(x, mask).sum().backward()
     assert fc.parametrizations.weight.original0.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("name", CASES)
+def test_shapes_on_the_meta_device(name, exact, training):
+    """For summaries of models and plans of memory: results and gradients have shapes, and no values."""
+    pattern, drops = Pattern.named(name, 0.0, exact=exact), {"input_dropout": 0.5, "recurrent_dropout": 0.5}
+    with torch.device("meta"):
+        x = torch.randn(5, 3, 4)
+        layers = [kind(4, 8, 2, dropout=0.5, bidirectional=True, pattern=pattern, **drops) for kind in LAYERS]
+        cells = [kind(4, 8, pattern=pattern, **drops) for kind in CELLS]
+        others = [strop.Linear(4, 8, dropout=0.5, pattern=pattern), strop.Dropout(0.5, pattern=pattern)]
+    for module in (*layers, *cells, *others):
+        y = module.train(training)(x[0] if module in cells else x)
+        y = y if isinstance(y, torch.Tensor) else y[0]
+        units = 16 if module in layers else 4 if module is others[1] else 8
+        assert y.is_meta
+        assert y.shape == (*x.shape[:-1][module in cells :], units)
+        if y.requires_grad:
+            y.sum().backward()
+            assert all(weight.grad.shape == weight.shape for weight in module.parameters())

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from strop.data.schemes import Scheme, SchemeError, convert, detect, entities
-from strop.data.text import SPLITS, DataError, find_splits, read_text
+from strop.data.text import SPLITS, DataError, find_splits, read_text, split_lines
 
 #: The word that begins a document, in a sentence of its own.
 DOCUMENT = "-DOCSTART-"
@@ -107,7 +107,7 @@ def _sentences(file: Path) -> Iterator[Sentence]:
     width = first = 0
     any_sentence = False
     # A line more, empty, ends the last sentence.
-    for number, line in enumerate([*read_text(file).split("\n"), ""], start=1):
+    for number, line in enumerate([*split_lines(read_text(file)), ""], start=1):
         columns = split_columns(line)
         if not columns or columns[0] == DOCUMENT:
             if words:
@@ -117,8 +117,8 @@ def _sentences(file: Path) -> Iterator[Sentence]:
             continue
         if len(columns) < 2:
             raise DataError(
-                f"{file}, line {number}: {line.strip()!r} is one column; a word and its tag are needed, "
-                "parted by a space or tab"
+                f"{file}, line {number}: {columns[0]!r} is one column; a word and its tag are needed, "
+                "parted by a space or tab (other white space is part of a word)"
             )
         if width and len(columns) != width:
             raise DataError(

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from strop.data.text import END, SPLITS, UNKNOWN, DataError, Line, Vocabulary, read_text
+from strop.data.text import END, SPLITS, UNKNOWN, DataError, Line, Vocabulary, read_text, split_lines
 
 PAD, BEGIN = "<pad>", "<bos>"
 SPECIALS = (PAD, UNKNOWN, BEGIN, END)
@@ -95,10 +95,7 @@ class Batch(NamedTuple):
 
 def read_sentences(file: Path) -> list[Line]:
     """The words of every line, none of an empty one. Raises DataError, naming the file, if all are empty."""
-    lines = read_text(file).split("\n")
-    if not lines[-1]:
-        lines.pop()
-    sentences = [line.split() for line in lines]
+    sentences = [line.split() for line in split_lines(read_text(file))]
     if not any(sentences):
         raise DataError(f"{file}: empty; at least one sentence is needed")
     return sentences

@@ -6,6 +6,7 @@ about models or kernels; torch and the standard library are enough.
 
 import gzip
 import json
+import re
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -211,6 +212,17 @@ def read_text(file: Path) -> str:
         ) from error
 
 
+# Of any system, and doubled by one that wrote what another had ended. Not what str.splitlines takes as well:
+# U+2028 and its like are part of a line's text, not its end.
+_END_OF_LINE = re.compile(r"\r*\n|\r")
+
+
+def split_lines(text: str) -> list[str]:
+    """The lines of a text, without their ends: LF, CR LF or, as on old Macs, CR alone."""
+    lines = _END_OF_LINE.split(text) if "\r" in text else text.split("\n")
+    return lines if lines[-1] else lines[:-1]
+
+
 def unreadable(file: Path, error: OSError) -> DataError:
     """What to tell of a file that cannot be opened."""
     if isinstance(error, FileNotFoundError):
@@ -230,20 +242,25 @@ def naming(place: str) -> Iterator[None]:
 
 
 def _line(raw: bytes, offset: int) -> int:
-    return raw.count(b"\n", 0, offset) + 1
+    return len(split_lines(raw[:offset].decode("latin-1") + "."))
 
 
 def decode_lines(name: str, lines: Iterable[bytes]) -> Iterator[str]:
     """UTF-8 lines of a stream called `name`, without their ends. Raises DataError, naming the line."""
-    for number, line in enumerate(lines, start=1):
+    number = 1
+    for line in lines:
         try:
             # A byte order mark is no part of the first word.
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
+            number += len(split_lines(line[: error.start].decode("utf-8") + ".")) - 1
             raise DataError(
                 f"{name}, line {number}: not UTF-8 (byte {line[error.start]:#04x}); "
                 "convert it, e.g. with iconv -t utf-8"
             ) from error
+        for each in split_lines(text):
+            yield each
+            number += 1
 
 
 def in_chunks(found: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -264,11 +281,7 @@ def in_chunks(found: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def _read_lines(file: Path) -> list[Line]:
-    # Not splitlines(): U+2028 and its like are part of a line's text, not its end.
-    lines = read_text(file).split("\n")
-    if not lines[-1]:
-        lines.pop()
-    tokens = [line.split() for line in lines]
+    tokens = [line.split() for line in split_lines(read_text(file))]
     if not any(tokens):
         raise DataError(f"{file}: empty; a split needs at least one word")
     return tokens

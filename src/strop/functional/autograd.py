@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn
 
@@ -20,34 +21,39 @@ def refuse_second_derivative(name: str) -> NoReturn:
     )
 
 
-def refuse_batches(name: str, grads: tuple[Tensor | None, ...]) -> None:
-    """Refuses gradients that stand for many, as ``torch.autograd.grad(is_grads_batched=True)`` makes them."""
-    if any(grad is not None and is_legacy_batchedtensor(grad) for grad in grads):
-        raise RuntimeError(
-            f"strop.functional.{name} takes one gradient at a time, without is_grads_batched or vectorize: "
-            "use torch.func (vmap of vjp, jacrev) for many"
-        )
+def is_one_of_many(grads: Sequence[Tensor | None]) -> bool:
+    """Whether gradients stand for many, as ``torch.autograd.grad(is_grads_batched=True)`` makes them."""
+    return any(grad is not None and is_legacy_batchedtensor(grad) for grad in grads)
 
 
-class _RefuseSecondDerivative(torch.autograd.Function):
-    """Passes gradients through, and fails if they are differentiated in turn."""
+def gradients_by_autograd(
+    run: Callable[..., Sequence[Tensor | None]],
+    operands: Sequence[Tensor | None],
+    needed: Sequence[bool],
+    grads: Sequence[Tensor | None],
+) -> tuple[Tensor | None, ...]:
+    """The gradients of ``run(*operands)`` by autograd: differentiable in turn, and of many ``grads`` at once.
 
-    @staticmethod
-    def forward(ctx: Any, name: str, anchor: Tensor, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        ctx.name = name
-        return tuple(None if grad is None else grad.view_as(grad) for grad in grads)
+    Kernels give numbers. Where a backward pass needs more, plain PyTorch does the work of both passes again.
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        refuse_second_derivative(ctx.name)
-
-
-def once(name: str, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
-    """Gradients that refuse to be differentiated; the name is for the error."""
-    if not torch.is_grad_enabled():  # only create_graph=True enables it in a backward pass
-        return grads
-    anchor = torch.zeros((), requires_grad=True)
-    return _RefuseSecondDerivative.apply(name, anchor, *grads)
+    Args:
+        run: operations of torch's.
+        needed: whether each operand's gradient is wanted.
+        grads: of the results, None for zero.
+    """
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Aliases: an operand that is given twice, such as tied biases, has a gradient in each place.
+        aliases = [None if operand is None else operand.view_as(operand) for operand in operands]
+        results = [
+            (y, dy) for y, dy in zip(run(*aliases), grads, strict=False) if y is not None and dy is not None
+        ]
+        wanted = [alias for alias, need in zip(aliases, needed, strict=True) if need and alias is not None]
+        found: Iterator[Tensor | None] = iter(())
+        if results and wanted:
+            ys, dys = zip(*results, strict=True)
+            found = iter(torch.autograd.grad(ys, wanted, dys, create_graph=create_graph, allow_unused=True))
+    return tuple(next(found, None) if need else None for need in needed)
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:

@@ -53,8 +53,8 @@ def check_operand(name: str, tensor: Tensor | None, shape: tuple[int, ...], like
 
 
 def check_input(x: Tensor, dims: int, axes: str) -> None:
-    """Refuse what is not a floating-point tensor with these axes, none of them empty."""
-    if x.dim() != dims or not x.is_floating_point():
+    """Refuse what is not a tensor of (real or complex) numbers with these axes, none of them empty."""
+    if x.dim() != dims or not (x.is_floating_point() or x.is_complex()):
         raise ValueError(f"x must be a floating-point {axes}, got {x.dtype} {list(x.shape)}")
     if 0 in x.shape:
         raise ValueError(f"x must not be empty, got {list(x.shape)} for {axes}")

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from strop.functional.autograd import may_round, once, refuse_batches, transforming, without_autocast
+from strop.functional.autograd import (
+    gradients_by_autograd,
+    is_one_of_many,
+    may_round,
+    transforming,
+    without_autocast,
+)
 from strop.functional.checks import check_input, check_mask, check_operand, keep_of
 from strop.functional.linear import linear
-from strop.ops import dispatch
+from strop.ops import dispatch, products
 from strop.ops.products import Keep
 from strop.pattern import Mask
 
@@ -34,16 +41,19 @@ class _LinearCrossEntropy(torch.autograd.Function):
         save: bool,
         bf16: bool,
     ) -> Tensor:
-        x, weight = x.contiguous(), weight.contiguous()
         ctx.backend, ctx.smoothing, ctx.keep, ctx.bf16 = dispatch.cross_entropy(), smoothing, keep, bf16
         loss, saved = ctx.backend.linear_cross_entropy(x, weight, bias, target, smoothing, keep, save, bf16)
-        ctx.save_for_backward(x, weight, target, *saved)
+        ctx.save_for_backward(x, weight, bias, target, *saved)
         return loss
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
-        x, weight, target, *saved = ctx.saved_tensors
-        refuse_batches("linear_cross_entropy", grad_outputs)
+        x, weight, bias, target, *saved = ctx.saved_tensors
+        if torch.is_grad_enabled() or is_one_of_many(grad_outputs):
+            with without_autocast(x):
+                run = partial(_plain, target=target, smoothing=ctx.smoothing, keep=ctx.keep)
+                grads = gradients_by_autograd(run, (x, weight, bias), ctx.needs_input_grad[:3], grad_outputs)
+            return *grads, None, None, None, None, None
         with torch.no_grad(), without_autocast(x):
             grads = ctx.backend.linear_cross_entropy_grad(
                 grad_outputs[0],
@@ -56,7 +66,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 ctx.needs_input_grad[:3],
                 ctx.bf16,
             )
-        return *once("linear_cross_entropy", grads), None, None, None, None, None
+        return *grads, None, None, None, None, None
+
+
+def _plain(
+    x: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, smoothing: float, keep: Keep | None
+) -> tuple[Tensor]:
+    """The losses by torch's operations."""
+    logits = products.forward(x, weight, bias, keep).flatten(0, 1)
+    how: Any = {"ignore_index": -1, "label_smoothing": smoothing, "reduction": "none"}
+    return (torch.nn.functional.cross_entropy(logits, target.flatten().long(), **how).view(target.shape),)
 
 
 def _check_target(target: Tensor, x: Tensor, classes: int, ignore_index: int) -> Tensor:
@@ -177,4 +196,4 @@ def _fused(
     operands = (x, weight, bias)
     save = torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in operands)
     how = float(smoothing), keep_of(mask), save, bf16
-    return _LinearCrossEntropy.apply(sequence, weight, bias, target, *how)
+    return _LinearCrossEntropy.apply(sequence.contiguous(), weight.contiguous(), bias, target, *how)

@@ -14,7 +14,7 @@ from strop.functional.recurrence import States, check_batch_sizes
 from strop.functional.stack import stack
 from strop.functional.trial import runs_under_autocast
 from strop.ops import dispatch, native
-from strop.ops.cells import Cell
+from strop.ops.cells import LSTM, Cell
 
 
 def dense_stack(
@@ -30,9 +30,10 @@ def dense_stack(
 ) -> tuple[Tensor, States]:
     """``stack`` with nothing dropped; each direction has ``each`` weights.
 
-    Exporting, tracing, ``torch.func``, projections in evaluation and evaluation under ``torch.compile`` see
-    torch's own operator, and so do calls so small that it is faster. So does autocast, but for training on a
-    CPU that multiplies bfloat16; where torch's operator would fail on a CPU, the weights' dtype is used.
+    torch's own operator is what exporting, tracing and ``torch.func`` see, projections in evaluation, and an
+    LSTM evaluated under ``torch.compile``; it also runs calls so small that it is faster, and autocast, but
+    for training on a CPU that multiplies bfloat16. Where torch's operator would fail on a CPU, the
+    weights' dtype is used.
     """
     autocast, dtype = autocast_dtype(x), flat[0].dtype
     gradients = ways.needs_grad(*flat, x, *(states or ()))
@@ -51,7 +52,8 @@ def dense_stack(
     if autocast is not None and x.is_cpu and (lacks or (compiling and gradients)):
         return in_the_weights_dtype()
     traced = (
-        (compiling and not gradients)
+        # The compiler has one operation for an LSTM; others it would unroll, anew for each number of steps.
+        (compiling and not gradients and (cell is LSTM or autocast is not None))
         or exporting()
         or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
         or transforming()

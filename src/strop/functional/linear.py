@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,14 +12,14 @@ from strop.functional import compiled, transforms
 from strop.functional.autograd import (
     autocast_to,
     cast,
+    gradients_by_autograd,
+    is_one_of_many,
     may_round,
-    once,
-    refuse_batches,
     transforming,
     without_autocast,
 )
 from strop.functional.checks import check_input, check_mask, check_operand
-from strop.ops import dispatch
+from strop.ops import dispatch, products
 from strop.ops.products import Keep
 from strop.pattern import Mask
 
@@ -28,24 +29,33 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, keep: Keep, bf16: bool) -> Tensor:
-        x, weight = x.contiguous(), weight.contiguous()
         ctx.backend, ctx.keep, ctx.bf16 = dispatch.products(x), keep, bf16
-        ctx.save_for_backward(x, weight)
+        ctx.save_for_backward(x, weight, bias)
         return ctx.backend.forward(x, weight, bias, keep, bf16)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
-        x, weight = ctx.saved_tensors
+        x, weight, bias = ctx.saved_tensors
+        if torch.is_grad_enabled() or is_one_of_many(grad_outputs):
+            with without_autocast(x):
+                run = partial(_plain, keep=ctx.keep)
+                grads = gradients_by_autograd(run, (x, weight, bias), ctx.needs_input_grad[:3], grad_outputs)
+            return *grads, None, None
         need_x, need_weight, need_bias, *_ = ctx.needs_input_grad
-        refuse_batches("linear", grad_outputs)
         with torch.no_grad(), without_autocast(x):
             dy = grad_outputs[0].contiguous()
-            grads = (
+            return (
                 ctx.backend.input_grad(dy, weight, ctx.keep, ctx.bf16) if need_x else None,
                 ctx.backend.weight_grad(x, dy, ctx.keep, ctx.bf16) if need_weight else None,
                 dy.sum((0, 1)) if need_bias else None,
+                None,
+                None,
             )
-        return *once("linear", grads), None, None
+
+
+def _plain(x: Tensor, weight: Tensor, bias: Tensor | None, keep: Keep) -> tuple[Tensor]:
+    """The product by torch's operations."""
+    return (products.forward(x, weight, bias, keep),)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, mask: Mask | None = None) -> Tensor:
@@ -81,8 +91,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, mask: Mask | N
         check_operand("weight", weight, (weight.shape[0], features), x)
         check_operand("bias", bias, (weight.shape[0],), x)
         keep = Keep(mask.index, mask.count, mask.scale)
+        if x.is_complex():  # there are no kernels
+            return _plain(x, weight, bias, keep)[0]
         if torch.compiler.is_compiling():
             return compiled.linear_forward(x, weight, bias, *keep, bf16)
         if transforming():
             return transforms.linear(x, weight, bias, *keep, bf16)
-        return _Linear.apply(x, weight, bias, keep, bf16)
+        return _Linear.apply(x.contiguous(), weight.contiguous(), bias, keep, bf16)

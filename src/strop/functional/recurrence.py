@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise, zip_longest
 from typing import Any
 
@@ -12,14 +13,15 @@ from strop.functional import compiled, transforms
 from strop.functional.autograd import (
     autocast_to,
     cast,
+    gradients_by_autograd,
+    is_one_of_many,
     may_round,
-    once,
-    refuse_batches,
     transforming,
     without_autocast,
 )
 from strop.functional.checks import check_input, check_mask, check_operand, keep_of
 from strop.ops import cells, dispatch
+from strop.ops import recurrence as plain
 from strop.ops.cells import Cell
 from strop.ops.products import Keep
 from strop.ops.recurrence import Layer, Rows
@@ -53,11 +55,9 @@ class _Recurrence(torch.autograd.Function):
         recurrent_keep: Keep | None,
         recurrent_mask: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        x, h0, w_ih, w_hh = (tensor.contiguous() for tensor in (x, h0, w_ih, w_hh))
-        c0 = None if c0 is None else c0.contiguous()
         backend = dispatch.recurrence(x, w_hr is not None)
         masks = (input_keep, recurrent_keep, recurrent_mask)
-        projection = compiled.projection(w_hr)
+        projection = () if w_hr is None else (w_hr,)
         y, h, c, saved = backend.forward(layer, x, h0, c0, w_ih, w_hh, b_ih, b_hh, *masks, *projection)
         ctx.set_materialize_grads(False)
         ctx.backend, ctx.layer, ctx.input_keep, ctx.recurrent_keep = (
@@ -66,35 +66,46 @@ class _Recurrence(torch.autograd.Function):
             input_keep,
             recurrent_keep,
         )
-        ctx.projected = len(projection)
-        ctx.save_for_backward(x, y, h0, c0, w_ih, w_hh, recurrent_mask, *projection, *saved)
+        ctx.save_for_backward(x, y, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, recurrent_mask, *saved)
         return (y, h) if c is None else (y, h, c)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor | None) -> Any:
-        x, y, h0, c0, w_ih, w_hh, recurrent_mask, *rest = ctx.saved_tensors
-        projection, saved = rest[: ctx.projected], tuple(rest[ctx.projected :])
-        _, need_x, need_h0, need_c0, *need_weights = ctx.needs_input_grad[:9]
-        refuse_batches(_name(ctx.layer.cell), grad_outputs)
+        x, y, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, recurrent_mask, *saved = ctx.saved_tensors
+        needed = ctx.needs_input_grad[1:9]
         masks = (ctx.input_keep, ctx.recurrent_keep, recurrent_mask)
+        if torch.is_grad_enabled() or is_one_of_many(grad_outputs):
+            with without_autocast(x):
+                operands = (x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr)
+                run = partial(_plain, ctx.layer, masks=masks)
+                grads = gradients_by_autograd(run, operands, needed, grad_outputs)
+            return None, *grads, None, None, None
+        need_x, need_h0, need_c0, *need_weights = needed
+        projection = () if w_hr is None else (w_hr,)
         dy, dh, dc = (None if grad is None else grad.contiguous() for grad in (*grad_outputs, None)[:3])
         dx = dh0 = dc0 = None
         dweights: tuple[Tensor, ...] = ()
         if dy is not None or dh is not None or dc is not None:
             with torch.no_grad(), without_autocast(x):
+                states = (x, y, h0, c0, w_ih, w_hh, tuple(saved))
                 dgates, dx, dh0, dc0 = ctx.backend.backward(
-                    ctx.layer, dy, dh, dc, x, y, h0, c0, w_ih, w_hh, saved, *masks, need_x, *projection
+                    ctx.layer, dy, dh, dc, *states, *masks, need_x, *projection
                 )
                 if any(need_weights):
                     dweights = ctx.backend.weight_grad(ctx.layer, x, y, h0, dgates, *masks)
         wanted = zip_longest(dweights, need_weights)
-        grads = (
-            dx,
-            dh0 if need_h0 else None,
-            dc0 if need_c0 else None,
+        return (
+            *(None, dx, dh0 if need_h0 else None, dc0 if need_c0 else None),
             *(grad if need else None for grad, need in wanted),
+            *(None, None, None),
         )
-        return None, *once(_name(ctx.layer.cell), grads), None, None, None
+
+
+def _plain(layer: Layer, x: Tensor, *operands: Any, masks: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The layer by torch's operations: y, the last h and c."""
+    *others, w_hr = operands
+    given: Any = (*others, *masks, w_hr)
+    return plain.forward(layer, x, *given)[: 3 if layer.cell.has_c else 2]
 
 
 def _name(cell: Cell) -> str:
@@ -138,9 +149,14 @@ def _run(
     recurrent_keep: Keep | None,
     recurrent_mask: Tensor | None,
 ) -> tuple[Tensor, ...]:
+    if x.is_complex():  # there are no kernels
+        masks = (input_keep, recurrent_keep, recurrent_mask)
+        return _plain(layer, x, *operands, masks=masks)
     compiling = torch.compiler.is_compiling()
     if not compiling and not transforming():
-        return _Recurrence.apply(layer, x, *operands, input_keep, recurrent_keep, recurrent_mask)
+        # Here, where autograd follows it.
+        operands = tuple(None if each is None else each.contiguous() for each in operands)
+        return _Recurrence.apply(layer, x.contiguous(), *operands, input_keep, recurrent_keep, recurrent_mask)
     lists = (*(input_keep or _NO_LISTS), *(recurrent_keep or _NO_LISTS))
     operator = compiled.recurrence_forward if compiling else transforms.recurrence
     layout = compiled.layout(x.device.type, x.dtype, operands[-1] is not None) if compiling else ""

@@ -46,10 +46,10 @@ class _Drops(nn.RNNCellBase):
 
     def _masks(self, input: Tensor, hx: Any, masks: Masks | None) -> Masks | None:
         """The masks to use on what fits; None if nothing is dropped."""
-        if masks is None and not ((self.input_dropout or self.recurrent_dropout) and self.training):
-            return None
         if not self._fits(input, hx):
             self._refuse(input, hx)
+        if masks is None and not ((self.input_dropout or self.recurrent_dropout) and self.training):
+            return None
         if not input.numel():  # an empty batch has nothing to drop
             return None
         batch = len(input) if input.dim() == 2 else 1
@@ -63,28 +63,44 @@ class _Drops(nn.RNNCellBase):
     def _states(self, hx: Any) -> Any:
         return () if hx is None else hx if isinstance(self, LSTMCell) else (hx,)
 
-    def _fits(self, input: Tensor, hx: Any) -> bool:
-        if not isinstance(input, Tensor) or input.dim() not in (1, 2) or input.shape[-1] != self.input_size:
+    def _fits(self, input: Any, hx: Any) -> bool:
+        """Whether these are of the sizes, dtype and device that a step takes.
+
+        Asked whether something is dropped or not: torch's operators end the process on some of what does not
+        fit (pytorch/pytorch#175978).
+        """
+        if not isinstance(input, Tensor) or input.dim() not in (1, 2):
             return False
         states, wanted = self._states(hx), 0 if hx is None else 2 if isinstance(self, LSTMCell) else 1
-        if isinstance(states, Tensor) or len(states) != wanted:
+        if not isinstance(states, tuple | list) or len(states) != wanted:
             return False
-        device, dtype = self.weight_ih.device, self.weight_ih.dtype
-        casts = autocast_dtype(self.weight_ih) is not None
+        if not all(isinstance(state, Tensor) and state.dim() == input.dim() for state in states):
+            return False
+        if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+            return True  # a size that is compared would be a constant of the trace
         shape = (*input.shape[:-1], self.hidden_size)
-        return all(isinstance(state, Tensor) and state.shape == shape for state in states) and all(
-            tensor.device == device and (tensor.dtype == dtype or casts) for tensor in (input, *states)
+        if input.shape[-1] != self.input_size or any(state.shape != shape for state in states):
+            return False
+        weight = self.weight_ih
+        return all(
+            tensor.device == weight.device
+            and (tensor.dtype == weight.dtype or autocast_dtype(weight) is not None)
+            for tensor in (input, *states)
         )
 
     def _refuse(self, input: Any, hx: Any) -> NoReturn:
         """In torch's own words, where torch has any."""
-        dims = [state.dim() if isinstance(state, Tensor) else None for state in self._states(hx)]
+        states = self._states(hx)
+        if not isinstance(states, Tensor | tuple | list):
+            raise TypeError(f"hx must be a tuple of two tensors, got {type(hx).__name__}")
+        dims = [state.dim() if isinstance(state, Tensor) else None for state in states]
         # Of states with a batch for an input without, torch looks at the wrong axis, and may crash.
         if not (isinstance(input, Tensor) and input.dim() == 1 and 2 in dims):
             super().forward(input, hx)
         raise ValueError(
             f"input and hx must be [batch, {self.input_size}] and [batch, {self.hidden_size}], "
-            f"or [{self.input_size}] and [{self.hidden_size}], got {_shapes(input)} and {_shapes(hx)}"
+            f"or [{self.input_size}] and [{self.hidden_size}], {self.weight_ih.dtype} on "
+            f"{self.weight_ih.device}, got {_described(input)} and {_described(hx)}"
         )
 
     def _step(self, mode: str, input: Tensor, states: States | None, masks: Masks) -> States:
@@ -100,10 +116,10 @@ class _Drops(nn.RNNCellBase):
         return super().extra_repr() + repr_of_drops(self, "input_dropout", "recurrent_dropout")
 
 
-def _shapes(given: Any) -> str:
+def _described(given: Any) -> str:
     if isinstance(given, Tensor):
-        return str(list(given.shape))
-    return " and ".join(map(_shapes, given)) if isinstance(given, tuple | list) else repr(given)
+        return f"{list(given.shape)} {given.dtype} on {given.device}"
+    return " and ".join(map(_described, given)) if isinstance(given, tuple | list) else repr(given)
 
 
 class LSTMCell(_Drops, nn.LSTMCell):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -153,6 +154,8 @@ class Recurrent(nn.RNNBase):
 
     def _run(self, input: Tensor | PackedSequence, hx: Any, masks: Masks | None) -> tuple[Any, Any]:
         """``forward`` of all of them: hx and the hidden state that is returned are a tuple for an LSTM."""
+        if not isinstance(input, Tensor | PackedSequence):
+            raise TypeError(f"input must be a Tensor or a PackedSequence, got {type(input).__name__}")
         if not exporting():  # which would warn of an attribute that changes
             self._update_flat_weights()
         if masks is None and not (self.training and self._drops):
@@ -169,9 +172,7 @@ class Recurrent(nn.RNNBase):
                 raise ValueError(f"{self._title}: Expected input to be 2D or 3D, got {x.dim()}{what}")
             batched = x.dim() == 3
             x = x if batched else x.unsqueeze(0 if self.batch_first else 1)
-        states = None if hx is None else hx if self.mode == "LSTM" else (hx,)
-        if self.mode == "LSTM" and hx is not None and (isinstance(hx, Tensor) or len(hx) != 2):
-            raise RuntimeError("lstm expects two hidden states")
+        states = self._states(hx)
         if states is not None:
             if batch_sizes is None:
                 _check_dims(states, batched)
@@ -193,6 +194,19 @@ class Recurrent(nn.RNNBase):
         if not batched:
             y, last = y.squeeze(0 if self.batch_first else 1), tuple(state.squeeze(1) for state in last)
         return y, last if self.mode == "LSTM" else last[0]
+
+    def _states(self, hx: Any) -> tuple[Tensor, ...] | None:
+        """hx as a tuple of tensors."""
+        if hx is None:
+            return None
+        lstm = self.mode == "LSTM"
+        if lstm and (isinstance(hx, Tensor) or (isinstance(hx, Sequence) and len(hx) != 2)):
+            raise RuntimeError("lstm expects two hidden states")
+        states = hx if lstm else (hx,)
+        if not isinstance(states, Sequence) or not all(isinstance(state, Tensor) for state in states):
+            what = "a tuple of two tensors" if lstm else "a tensor"
+            raise TypeError(f"hx must be {what}, got {_types(hx)}")
+        return tuple(states)
 
     def _weights_have_changed(self) -> bool:
         # torch's looks each weight up twice by way of Module.__getattr__: as long as a third of a small call.
@@ -315,10 +329,15 @@ def _is_for_cudnn(weight: Any) -> bool:
     return isinstance(weight, Tensor) and weight.is_cuda and torch.backends.cudnn.is_acceptable(weight)
 
 
+def _types(given: Any) -> str:
+    name = type(given).__name__
+    return f"{name} of {', '.join(map(_types, given))}" if isinstance(given, tuple | list) else name
+
+
 def _are_like(x: Tensor, shapes: list[tuple[int, ...]], states: Any) -> bool:
     """Whether these are states of such shapes, and otherwise as x."""
     return (
-        not isinstance(states, Tensor)
+        isinstance(states, tuple | list)
         and len(states) == len(shapes)
         and all(
             isinstance(state, Tensor) and state.shape == shape and state.dtype is x.dtype and state.is_cpu

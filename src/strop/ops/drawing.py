@@ -6,9 +6,10 @@ from functools import cache, partial
 
 import torch
 from torch import Tensor
+from torch._C import _functorch  # pyright: ignore[reportAttributeAccessIssue]
 from torch.library import custom_op
 
-from strop.ops import dispatch
+from strop.ops import dispatch, selection
 
 Device = torch.device | str | None
 
@@ -20,6 +21,9 @@ def choose(rows: int, units: int, kept: int, generator: torch.Generator | None, 
     """
     if torch.compiler.is_compiling():
         return _choose(rows, units, kept, device=_traceable(generator, device))
+    if mapped():
+        keys = torch.randint(1 << 31, (rows, units), dtype=torch.int32, generator=generator, device=device)
+        return selection.smallest_unseen(keys, kept)
     keys = torch.empty(rows, units, dtype=torch.int32, device=device).random_(generator=generator)
     return dispatch.selection(keys.device).smallest(keys, kept)
 
@@ -29,6 +33,20 @@ def toss(rows: int, units: int, p: float, generator: torch.Generator | None, dev
     if torch.compiler.is_compiling():
         return _toss(rows, units, p, device=_traceable(generator, device))
     return torch.rand(rows, units, generator=generator, device=device) >= p
+
+
+def mapped() -> bool:
+    """Whether ``torch.func.vmap(…, randomness="different")`` is at work.
+
+    A draw is then one for each sample: it is not made in place, and has no values that Python could look at.
+    """
+    if not torch._C._are_functorch_transforms_active():
+        return False
+    vmaps = (
+        level for level in _functorch.get_interpreter_stack() if level.key() == _functorch.TransformType.Vmap
+    )
+    different = _functorch.RandomnessType.Different
+    return any(_functorch.CVmapInterpreterPtr(each).randomness() == different for each in vmaps)
 
 
 def _traceable(generator: torch.Generator | None, device: Device) -> torch.device:

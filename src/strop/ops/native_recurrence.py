@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 from torch import Tensor
 
@@ -21,7 +23,7 @@ def saved_like(layer: Layer, x: Tensor, hidden_size: int, projected: bool = Fals
     all c of an LSTM or what the reset gate of a GRU acts on; and what a projection acts on.
     """
     groups = layer.cell.gates * -(-hidden_size // _GROUP)
-    gates = empty(x, x.shape[:-1].numel(), -(-groups // (_PANEL // _GROUP)) * _PANEL)
+    gates = empty(x, prod(x.shape[:-1]), -(-groups // (_PANEL // _GROUP)) * _PANEL)
     others = 0 if layer.cell.gates == 1 else 2 if projected else 1
     return gates, *(empty(x, *x.shape[:-1], hidden_size) for _ in range(others))
 

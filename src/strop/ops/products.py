@@ -43,6 +43,8 @@ def check_keep(keep: Keep, steps: int, columns: int) -> None:
             f"keep.index must be [{steps}, at most {columns}] for {steps} steps of {columns} columns, "
             f"got {list(index.shape)}"
         )
+    if index.is_meta:  # there are shapes alone
+        return
     used = index
     if count is not None:
         if count.dtype != torch.int32:

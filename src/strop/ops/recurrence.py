@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
+from math import prod
 from typing import NamedTuple
 
 import torch
@@ -102,7 +103,7 @@ class _Drop:
 
 def saved_like(layer: Layer, x: Tensor, hidden_size: int, projected: bool = False) -> tuple[Tensor, ...]:
     """Empty tensors like those that ``forward`` saves for x."""
-    rows = x.shape[:-1].numel()
+    rows = prod(x.shape[:-1])
     gates = x.new_empty(rows, layer.cell.gates * hidden_size)
     others = 0 if layer.cell.gates == 1 else 2 if projected else 1
     return gates, *(x.new_empty(rows, hidden_size) for _ in range(others))
@@ -122,7 +123,7 @@ def forward(
     recurrent_mask: Tensor | None,
     w_hr: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None, tuple[Tensor, ...]]:
-    """FP over the sequence.
+    """FP over the sequence, by operations that autograd follows.
 
     Returns:
         y, each row's last h and c, and what ``backward`` needs: here what the cell saves, ``[N, …]`` each,
@@ -132,8 +133,7 @@ def forward(
     drop_x = _Drop(input_keep, None, rows, x.shape[-1])
     drop_h = _Drop(recurrent_keep, recurrent_mask, rows, h0.shape[1])
     of_input = linear(drop_x(x.reshape(len(rows), -1)), w_ih, b_ih)
-    sequence = x.new_empty(*x.shape[:-1], h0.shape[1])
-    y = sequence.view(len(rows), -1)
+    ys: list[Tensor] = [x] * len(rows.turns)
     saved: list[tuple[Tensor, ...]] = [()] * len(rows.turns)
     # The states of all rows; those of a packed sequence that have ended, or not begun, keep theirs.
     h, c = h0, c0
@@ -144,10 +144,11 @@ def forward(
         saved[step], h_step, c_step = layer.cell.forward(of_input[at], of_hidden, h[:count], before)
         if w_hr is not None:
             saved[step], h_step = (*saved[step], h_step), linear(h_step, w_hr)
-        y[at] = h_step
-        h = torch.cat((y[at], h[count:]))
+        ys[step] = h_step
+        h = torch.cat((h_step, h[count:]))
         c = None if c is None or c_step is None else torch.cat((c_step, c[count:]))
-    return sequence, h, c, tuple(torch.cat(each) for each in zip(*saved, strict=True))
+    y = torch.cat(ys).view(*x.shape[:-1], h0.shape[1])
+    return y, h, c, tuple(torch.cat(each) for each in zip(*saved, strict=True))
 
 
 def backward(

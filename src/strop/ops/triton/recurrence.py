@@ -7,6 +7,8 @@ with the hidden state, runs in the fastest of the ``ways``.
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 from torch import Tensor
 
@@ -28,7 +30,7 @@ def saved_like(layer: Layer, x: Tensor, hidden_size: int) -> tuple[Tensor, ...]:
     weights = x.new_empty(hidden_size, -(-hidden_size // lanes), tiles.padded(gates), lanes)
     if gates == 1:
         return (weights,)
-    rows = x.shape[:-1].numel()
+    rows = prod(x.shape[:-1])
     of_rows = x.new_empty(rows, gates * hidden_size)
     return weights, of_rows, x.new_empty(rows, hidden_size, dtype=torch.float32)
 
