@@ -226,8 +226,8 @@ def test_only_what_backward_needs_is_saved(projection):
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         run(values, **drawn)
     rows, units = steps * batch, projection or hidden
-    weights = 4 * hidden * (features + units)
-    # x, y, the gates and the cell states; both weights; h0 and c0. No mask, no dropped copy.
+    weights = 4 * hidden * (features + units + 2)
+    # x, y, the gates and the cell states; weights and biases; h0 and c0. No mask, no dropped copy.
     expected = rows * (features + units + 5 * hidden) + weights + batch * (units + hidden)
     # What is projected, and by what.
     expected += (rows + units) * hidden if projection else 0

@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 import strop
+from strop.nn.taken_over import TakenOver
 
 STEPS, BATCH, WORDS = 5, 3, 30
 
@@ -43,7 +44,7 @@ def test_layers_stay_the_same_objects_with_the_same_parameters():
     assert (model.rnn.input_dropout, model.rnn.dropout, model.rnn.recurrent_dropout) == (0.5, 0.5, 0.4)
     assert type(model.decoder) is strop.Linear
     assert model.decoder.dropout == 0.5
-    assert type(model.drop) is nn.Identity
+    assert isinstance(model.drop, TakenOver)
     assert all(module is layers[name] for name, module in model.named_modules())
     assert all(parameter is parameters[name] for name, parameter in model.named_parameters())
     assert model.state_dict().keys() == state.keys()
@@ -171,17 +172,21 @@ def test_converted_models_are_copied_and_pickled():
     assert type(model.rnn) is strop.LSTM
 
 
-def test_converting_twice_leaves_what_was_converted():
+def test_converting_twice_changes_the_share():
     model = WordModel()
     strop.convert(model, recurrent_dropout=0.4)
     report = strop.convert(model, recurrent_dropout=0.2)
-    assert why(report, "rnn") == "is strop's already"
-    assert model.rnn.recurrent_dropout == 0.4
-    strop.convert(model, example_inputs=ids(), pattern="fixed")
+    assert why(report, "rnn") == "recurrent_dropout=0.2, it was 0.4"
+    assert [entry.name for entry in report.changed] == ["rnn"]
+    assert model.rnn.recurrent_dropout == 0.2
+    assert not strop.convert(model, recurrent_dropout=0.2).changed
+    strop.convert(model, recurrent_dropout=0.4)
+    report = strop.convert(model, example_inputs=ids(), pattern="fixed")
+    assert why(report, "rnn").startswith("input_dropout=0.5, dropout=0.5, recurrent_dropout=0.4")
     assert (model.rnn.input_dropout, model.rnn.recurrent_dropout) == (0.5, 0.4)
     assert model.rnn.pattern.name == "structured"
     assert model.decoder.pattern.name == "fixed"
-    assert type(model.drop) is nn.Identity
+    assert isinstance(model.drop, TakenOver)
     strop.revert(model)
     assert (type(model.rnn), type(model.drop)) == (nn.LSTM, nn.Dropout)
 
@@ -199,13 +204,15 @@ def test_strops_own_models_are_reverted_with_what_is_lost():
 def test_filter_fn_says_what_may_change():
     model = WordModel()
     seen = {}
-    report = strop.convert(
-        model, filter_fn=lambda module, name: seen.setdefault(name, module) is None, example_inputs=ids()
-    )
+    with pytest.warns(UserWarning, match="has changed nothing"):
+        report = strop.convert(
+            model, filter_fn=lambda module, name: seen.setdefault(name, module) is None, example_inputs=ids()
+        )
     assert seen == dict(model.named_modules())
     assert {entry.action for entry in report} == {"left"}
     assert why(report, "rnn") == why(report, "drop") == "filter_fn excludes it"
-    report = strop.convert(model, filter_fn=lambda _, name: name != "rnn", example_inputs=ids())
+    with pytest.warns(UserWarning, match="filter_fn excludes it"):
+        report = strop.convert(model, filter_fn=lambda _, name: name != "rnn", example_inputs=ids())
     assert why(report, "drop") == "feeds 'rnn': filter_fn excludes it"
     assert type(model.drop) is nn.Dropout
 
@@ -216,14 +223,17 @@ def test_pattern_and_block_reach_all_layers():
     strop.convert(model, pattern=pattern, recurrent_dropout=0.5, example_inputs=ids())
     assert model.rnn.pattern == model.decoder.pattern == pattern
     odd = WordModel(units=6)
-    report = strop.convert(odd, pattern=pattern, recurrent_dropout=0.5, example_inputs=ids())
+    with pytest.warns(UserWarning, match="block must divide"):
+        report = strop.convert(odd, pattern=pattern, recurrent_dropout=0.5, example_inputs=ids())
     assert "block must divide" in why(report, "rnn")
     assert "block must divide" in why(report, "drop")
     assert type(odd.rnn) is nn.LSTM
 
 
 class OwnLSTM(nn.LSTM):
-    pass
+    def forward(self, input, hx=None):
+        y, hx = super().forward(input, hx)
+        return 2 * y, hx
 
 
 def with_hook(function):
@@ -252,7 +262,9 @@ def replaced_forward(lstm):
 def test_layers_that_may_do_something_else_are_left_alone(layer, reason):
     model = nn.Sequential(layer)
     kind, attributes = type(layer), set(vars(layer))
-    (entry,) = [entry for entry in strop.convert(model, recurrent_dropout=0.5) if entry.name == "0"]
+    with pytest.warns(UserWarning, match="has changed nothing"):
+        report = strop.convert(model, recurrent_dropout=0.5)
+    (entry,) = [entry for entry in report if entry.name == "0"]
     assert entry.action == "left"
     assert re.search(reason, entry.why)
     assert type(layer) is kind
@@ -291,13 +303,12 @@ def test_the_report_is_a_table():
     table = str(strop.convert(model, recurrent_dropout=0.5, example_inputs=ids()))
     lines = table.splitlines()
     assert lines[0].split() == ["layer", "was", "is"]
-    assert lines[1].split()[:3] == ["drop", "Dropout", "Identity"]
-    assert (
-        len({line.index(word) for line, word in zip(lines, ("is", "Identity", "strop.LSTM"), strict=False)})
-        == 1
-    )
+    assert lines[1].split()[:3] == ["drop", "Dropout", "strop.TakenOver"]
+    words = ("is", "strop.TakenOver", "strop.LSTM")
+    assert len({line.index(word) for line, word in zip(lines, words, strict=False)}) == 1
     assert lines[-1] == "Other layers, left as they were: Embedding."
-    assert str(strop.convert(nn.ReLU())).startswith("No recurrent layer, no dropout.")
+    with pytest.warns(UserWarning, match="No recurrent layer, no dropout"):
+        assert str(strop.convert(nn.ReLU())).startswith("No recurrent layer, no dropout.")
 
 
 class Restless(nn.Module):

@@ -28,7 +28,12 @@ def snapshot(model):
         ({"pattern": "striped"}, ValueError, "pattern must be one of random, .* got 'striped'"),
         ({"pattern": 3}, TypeError, "pattern must be a name or a strop.Pattern"),
         ({"filter_fn": "rnn"}, TypeError, "filter_fn must be callable or None, got 'rnn'"),
-        ({"example_inputs": [IDS]}, TypeError, "example_inputs must be a tensor, a tuple .* got list"),
+        (
+            {"example_inputs": {1, 2}},
+            TypeError,
+            "example_inputs must be a tensor, .* got set: ",
+        ),
+        ({"example_inputs": [IDS, IDS, IDS]}, ValueError, "a list is taken for positional arguments"),
         (
             {"example_inputs": (IDS, IDS, IDS)},
             ValueError,

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import strop
+from strop.nn.taken_over import TakenOver
 
 T, B, U = 5, 3, 4
 
@@ -31,14 +32,22 @@ def model(forward, **options):
 def why(made, x=None):
     report = strop.convert(made, example_inputs=torch.randn(T, B, U) if x is None else x)
     entry = next(entry for entry in report if entry.name == "drop")
-    assert (entry.action == "taken over") == (type(made.drop) is nn.Identity)
+    assert (entry.action == "taken over") == (isinstance(made.drop, TakenOver))
     if entry.action == "left":
         assert made.rnn.input_dropout == 0
         assert type(made.fc) is nn.Linear
     return entry.why if entry.action == "left" else entry.action
 
 
+def twice(m, x):
+    y = m.drop(x)
+    return m.rnn(y)[0], m.fc(y)
+
+
 TAKEN = {
+    "into two layers": twice,
+    "transposed": lambda m, x: m.rnn(m.drop(x.transpose(0, 1)).transpose(0, 1)),
+    "permuted and copied": lambda m, x: m.rnn(m.drop(x.transpose(0, 1)).permute(1, 0, 2).contiguous()),
     "into the rnn": lambda m, x: m.fc(m.rnn(m.drop(x))[0]),
     "into the rnn by keyword": lambda m, x: m.rnn(input=m.drop(x)),
     "into the linear layer": lambda m, x: m.fc(m.drop(m.rnn(x)[0])),
@@ -73,11 +82,6 @@ def residual(m, x):
     return y + m.rnn(y)[0]
 
 
-def twice(m, x):
-    y = m.drop(x)
-    return m.rnn(y)[0], m.fc(y)
-
-
 def kept(m, x):
     m.seen = [m.drop(x)]
     return m.rnn(m.seen[0])
@@ -98,7 +102,10 @@ LEFT = {
     "residual": (residual, "its output also goes into add"),
     "indexed": (with_state, "its output also goes into slice"),
     "a state": (as_state, "its output also goes into the state of 'rnn'"),
-    "two layers": (twice, "its output also goes into more than one layer"),
+    "two layers, twice": (
+        lambda m, x: (twice(m, x), twice(m, x)),
+        "runs more than once, and its output goes into several layers",
+    ),
     "kept": (kept, "its output also goes into the attribute 'seen'"),
     "returned": (returned, "its output also goes into what the model returns"),
     "returned in an object": (in_an_object, "its output also goes into what the model returns"),
@@ -177,7 +184,7 @@ def test_dropouts_that_stay_whatever_they_feed(options, reason):
 def test_other_dropouts_stay():
     made = nn.Sequential(nn.AlphaDropout(0.5), nn.LSTM(U, U))
     report = strop.convert(made, example_inputs=torch.randn(T, B, U))
-    assert report[0].why == "only nn.Dropout itself can be taken over"
+    assert report[0].why == "drops in a way of its own, which no layer of strop's has"
 
 
 def test_hooks_that_read_the_dropped_input_keep_the_dropout():
@@ -202,7 +209,7 @@ def test_linear_layers_learn_which_axis_is_time(batch_first):
     made = model(lambda m, x: m.fc(m.drop(m.rnn(x)[0])), batch_first=batch_first)
     x = torch.randn(B, 40, U) if batch_first else torch.randn(40, B, U)
     report = strop.convert(made, example_inputs=x)
-    assert type(made.drop) is nn.Identity
+    assert isinstance(made.drop, TakenOver)
     assert made.fc.batch_first == batch_first
     assert ("batch_first" in str(report)) == batch_first
     y = made.rnn(x)[0].detach().requires_grad_()

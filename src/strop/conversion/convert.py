@@ -8,24 +8,35 @@ caller, as a model that is itself a recurrent layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import nn
 
-from strop.conversion.kinds import TO_TORCH, Kind, is_dropout, is_recurrent, kind_of, unknown
+from strop.conversion.dropouts import may_drop, plain_class, put_back, share_of, take_over, taken_by
+from strop.conversion.kinds import (
+    Kind,
+    before,
+    is_dropout,
+    is_recurrent,
+    is_strops,
+    kind_of,
+    on_strop,
+    unknown,
+)
 from strop.conversion.refusals import check_model
 from strop.conversion.report import Entry, Report
 from strop.conversion.takeover import Takeover, settle
+from strop.conversion.verify import unchanged_results
 from strop.conversion.watch import run
 from strop.nn.masks import pattern_template
+from strop.nn.taken_over import Source, source_of
 from strop.pattern import Pattern, check_probability
 
 Filter = Callable[[nn.Module, str], bool]
-
-# In an nn.Identity that was an nn.Dropout: the names of the layers that took it over.
-_TAKEN_BY = "_strop_taken_by"
 
 
 def convert(
@@ -35,6 +46,7 @@ def convert(
     pattern: str | Pattern = "structured",
     example_inputs: Any = None,
     filter_fn: Filter | None = None,
+    dropouts: Mapping[type[nn.Module], str] | None = None,
 ) -> Report:
     """Turns the recurrent layers of a model into strop's, in place.
 
@@ -43,21 +55,27 @@ def convert(
 
     Args:
         model: any module; also one wrapped in DataParallel or DistributedDataParallel, and a recurrent layer.
-        recurrent_dropout: of all layers that are swapped, in [0, 1); None for none.
+        recurrent_dropout: of all layers that are swapped, in [0, 1), and of those that are strop's already;
+            None for none, or for the share that they have.
         pattern: of all layers that are swapped, as in ``strop.LSTM``.
-        example_inputs: a tensor, a tuple of positional or a dict of keyword arguments. The model is run
-            on it once in training mode, which leaves no trace in it or in random generators. An
-            ``nn.Dropout`` whose output goes into one recurrent layer or ``nn.Linear``, and nowhere else, is
-            then taken over by that layer, and becomes an ``nn.Identity``. None leaves all of them.
+        example_inputs: a tensor, a tuple or list of positional or a mapping of keyword arguments. The model
+            is run on it in training mode and in evaluation, before and after, which leaves no trace in it or
+            in random generators. A dropout whose output goes into recurrent layers or ``nn.Linear``s, and
+            nowhere else, is then taken over by these layers. None leaves all of them.
         filter_fn: of a module and its name, whether convert may change it; None for all.
+        dropouts: classes of dropouts of your own, and what attribute holds their share: ``{LockedDropout:
+            "p"}``. Those that show in the run that they scale and drop single units are known without.
 
     Returns:
         What became of every layer, and why. ``print`` shows a table.
 
     Raises:
         TypeError, ValueError: an argument is out of range, the model cannot be converted (scripted, compiled,
-            quantised, on the meta device, inside an autograd graph), or it fails on ``example_inputs``.
-            Nothing was changed then.
+            quantised, on the meta device, inside an autograd graph), or it fails on ``example_inputs``, or
+            gives other results in evaluation afterwards. Nothing is changed then.
+
+    Warns:
+        UserWarning: there was nothing to convert.
     """
     check_model("convert", model)
     if recurrent_dropout is not None:
@@ -65,15 +83,25 @@ def convert(
     template = pattern_template(pattern, 1)
     if filter_fn is not None and not callable(filter_fn):
         raise TypeError(f"filter_fn must be callable or None, got {filter_fn!r}")
+    custom = {} if dropouts is None else dict(dropouts)
+    for cls, name in custom.items():
+        if not (isinstance(cls, type) and issubclass(cls, nn.Module)) or not isinstance(name, str):
+            raise TypeError(f"dropouts must map classes of modules to names of attributes, got {dropouts!r}")
     names = {module: name for name, module in model.named_modules()}
     excluded = {module for module, name in names.items() if filter_fn and not filter_fn(module, name)}
-    plan = _Plan(names, excluded, {"recurrent_dropout": recurrent_dropout or 0.0, "pattern": template})
+    plan = _Plan(names, excluded, {"recurrent_dropout": recurrent_dropout, "pattern": template}, custom)
     for layer in filter(is_recurrent, names):
         plan.swap(layer)
-    if example_inputs is not None:
+    if example_inputs is None:
+        report = plan.report()  # before the classes change
+        plan.apply()
+    else:
         plan.take_over(model, example_inputs)
-    report = plan.report()  # before the classes change
-    plan.apply()
+        report = plan.report()
+        with unchanged_results(model, example_inputs, plan.twins or plan.taken.fed):
+            plan.apply()
+    if not (report.swapped or report.changed or any(is_strops(layer) for layer in names)):
+        warnings.warn(f"strop.convert has changed nothing:\n{report}", stacklevel=2)
     return report
 
 
@@ -84,7 +112,9 @@ class _Plan:
     Attributes:
         names: of all modules.
         excluded: those that may not be changed.
-        settings: of strop's layers.
+        settings: of strop's layers; a recurrent_dropout of None leaves what they have.
+        custom: classes of other dropouts than torch's, and what holds their share.
+        changed: the recurrent dropout that layers get which are strop's already.
         twins: what layers become, without storage.
         reasons: why other layers stay.
         taken: the dropouts that their consumers take over.
@@ -93,30 +123,35 @@ class _Plan:
     names: dict[nn.Module, str]
     excluded: set[nn.Module]
     settings: dict[str, Any]
+    custom: dict[type[nn.Module], str]
+    changed: dict[nn.Module, float] = field(default_factory=dict)
     twins: dict[nn.Module, nn.Module] = field(default_factory=dict)
     reasons: dict[nn.Module, str] = field(default_factory=dict)
     taken: Takeover = field(default_factory=Takeover)
 
     def swap(self, layer: nn.Module) -> None:
-        if type(layer) in TO_TORCH:
+        wanted = self.settings["recurrent_dropout"]
+        if is_strops(layer):
             self.reasons[layer] = "is strop's already"
+            if wanted is not None and wanted != layer.recurrent_dropout and layer not in self.excluded:
+                reason = self._obstacle(layer, recurrent_dropout=wanted)
+                self.reasons[layer] += f", and keeps its share: {reason}" if reason else ""
+                if reason is None:
+                    self.changed[layer] = wanted
         elif reason := self._obstacle(layer):
             self.reasons[layer] = reason
         else:
             self.twins[layer] = self._twin(layer, 0.0)
 
     def take_over(self, model: nn.Module, example_inputs: Any) -> None:
-        dropouts = {
-            module: name
-            for module, name in self.names.items()
-            if isinstance(module, nn.Dropout) and self._stays(module) is None
-        }
+        dropouts = {module: name for module, name in self.names.items() if self._stays(module) is None}
         consumers = {
             module: name
             for module, name in self.names.items()
             if is_recurrent(module) or isinstance(module, nn.Linear)
         }
-        seen = run(model, example_inputs, set(dropouts), set(consumers))
+        shares = {each: partial(share_of, each, self.custom.get(type(each))) for each in dropouts}
+        seen = run(model, example_inputs, shares, set(consumers))
         self.taken = settle(dropouts, consumers, seen, self._obstacle)
         for layer, p in self.taken.p.items():
             axes = {"batch_first": layer in self.taken.batch_first} if isinstance(layer, nn.Linear) else {}
@@ -128,19 +163,30 @@ class _Plan:
             kind = kind_of(layer)
             assert kind is not None
             known = vars(layer)
-            layer.__class__ = type(twin)
+            if not is_strops(layer):
+                layer.__class__ = on_strop(type(layer), kind)
             known.update({key: value for key, value in vars(twin).items() if key not in known})
             for name in (kind.input_dropout, "batch_first"):
                 if hasattr(twin, name):
                     setattr(layer, name, getattr(twin, name))
+        for layer, p in self.changed.items():
+            layer.recurrent_dropout = p  # pyright: ignore[reportAttributeAccessIssue]
         for dropout, layers in self.taken.fed.items():
-            dropout.__class__ = nn.Identity
-            vars(dropout)[_TAKEN_BY] = tuple(self.names[layer] for layer in layers)
+            take_over(dropout, self.custom.get(type(dropout)), tuple(self.names[layer] for layer in layers))
+            vars(dropout)["shared"] = len(layers) > 1 and dropout in self.taken.together
+            for layer in layers:
+                vars(layer)["_source"] = (dropout,)
 
     def report(self) -> Report:
         return Report([self._entry(layer, name) for layer, name in self.names.items() if _is_listed(layer)])
 
-    def _obstacle(self, layer: nn.Module, input_dropout: float = 0.0, stepwise: bool = False) -> str | None:
+    def _obstacle(
+        self,
+        layer: nn.Module,
+        input_dropout: float = 0.0,
+        stepwise: bool = False,
+        recurrent_dropout: float | None = None,
+    ) -> str | None:
         """Why a layer cannot become strop's with so much dropout on its input; None if it can.
 
         ``stepwise``: it is called once a step, as cells are.
@@ -151,26 +197,28 @@ class _Plan:
             return "filter_fn excludes it"
         kind = kind_of(layer)
         assert kind is not None
-        if input_dropout and type(layer) is kind.strop and getattr(layer, kind.input_dropout):
+        if input_dropout and is_strops(layer) and getattr(layer, kind.input_dropout):
             return "drops its input already"
         given = self._given(layer)
+        if recurrent_dropout is not None:
+            given["recurrent_dropout"] = recurrent_dropout
         pattern, drops = given["pattern"], input_dropout or given.get("recurrent_dropout")
         if drops and pattern.time_extent is None and (stepwise or isinstance(layer, nn.RNNCellBase)):
             return f"draws a mask at each call, and pattern {pattern.name!r} has one for all steps"
         try:
-            self._twin(layer, input_dropout)
-        except ValueError as error:
+            kind.strop_twin(layer, **given, **{kind.input_dropout: input_dropout})
+            on_strop(type(layer), kind) if not is_strops(layer) else None
+        except (TypeError, ValueError) as error:
             return str(error)
-        if type(layer) is kind.torch and (own := sorted(_added(kind, layer) & vars(layer).keys())):
+        if not is_strops(layer) and (own := sorted(_added(kind, layer) & vars(layer).keys())):
             return f"it has an attribute {own[0]!r} of its own, which strop's layer would use"
         return None
 
     def _given(self, layer: nn.Module) -> dict[str, Any]:
         """The settings that strop's layer gets, or has already."""
-        kind = kind_of(layer)
-        settings = self.settings if kind and type(layer) is kind.torch else vars(layer)
+        settings = vars(layer) if is_strops(layer) else self.settings
         names = ("recurrent_dropout", "pattern") if is_recurrent(layer) else ("pattern",)
-        return {name: settings[name] for name in names}
+        return {name: settings[name] or 0.0 if name != "pattern" else settings[name] for name in names}
 
     def _twin(self, layer: nn.Module, input_dropout: float, **axes: bool) -> nn.Module:
         kind = kind_of(layer)
@@ -178,34 +226,44 @@ class _Plan:
         return kind.strop_twin(layer, **self._given(layer), **{kind.input_dropout: input_dropout}, **axes)
 
     def _stays(self, dropout: nn.Module) -> str | None:
-        """Why a dropout cannot be taken over, whatever it feeds; None if it may."""
-        if type(dropout) is not nn.Dropout:
-            return "only nn.Dropout itself can be taken over"
+        """Why a module cannot be taken over as a dropout, whatever it feeds; None if it may."""
+        if isinstance(dropout, Source):
+            return "is taken over already"
+        if type(dropout) is not nn.Dropout and type(dropout) not in self.custom and not may_drop(dropout):
+            return "drops in a way of its own, which no layer of strop's has"
         if dropout in self.excluded:
             return "filter_fn excludes it"
         if "forward" in vars(dropout):
             return "its forward was replaced"
-        if dropout.inplace:
+        if getattr(dropout, "inplace", False):
             return "works in place, on a tensor that others may read"
-        if not 0 < dropout.p < 1:
-            return f"drops {'nothing' if dropout.p == 0 else 'everything'}"
+        p = share_of(dropout, self.custom.get(type(dropout)))
+        if p is not None and not 0 < p < 1:
+            return f"drops {'nothing' if p == 0 else 'everything'}"
         return None
 
     def _entry(self, layer: nn.Module, name: str) -> Entry:
-        before = _class_name(type(layer))
+        was = _class_name(layer)
         if layer in self.taken.fed:
             by = _quoted(self.names[each] for each in self.taken.fed[layer])
-            return Entry(name, before, "Identity", "taken over", f"p={layer.p:g} now dropped by {by}")
+            why = f"p={self.taken.share[layer]:g} now dropped by {by}"
+            if note := self.taken.notes.get(layer):
+                why += f" ({note})"
+            return Entry(name, was, "strop.TakenOver", "taken over", why)
+        if layer in self.changed:
+            p = self.changed[layer]
+            return Entry(
+                name, was, was, "changed", f"recurrent_dropout={p:g}, it was {layer.recurrent_dropout:g}"
+            )
         if layer in self.twins:
             twin = self.twins[layer]
-            return Entry(name, before, _class_name(type(twin)), "swapped", _dropped(twin))
-        if is_dropout(layer):
+            return Entry(name, was, f"strop.{type(layer).__name__}", "swapped", _dropped(twin))
+        if is_dropout(layer) or layer in self.reasons:
             unseen = "example_inputs would tell what it feeds"
-            why = self.reasons.get(layer) or self._stays(layer) or unseen
-            return Entry(name, before, before, "left", why)
+            return Entry(name, was, was, "left", self.reasons.get(layer) or self._stays(layer) or unseen)
         if is_recurrent(layer):
-            return Entry(name, before, before, "left", self.reasons[layer])
-        return Entry(name, before, before, "left", "no dropout to take over", concerned=False)
+            return Entry(name, was, was, "left", self.reasons[layer])
+        return Entry(name, was, was, "left", "no dropout to take over", concerned=False)
 
 
 def revert(model: nn.Module) -> Report:
@@ -225,30 +283,28 @@ def revert(model: nn.Module) -> Report:
     """
     check_model("revert", model)
     names = {module: name for name, module in model.named_modules()}
-    put_back = {layer: vars(layer)[_TAKEN_BY] for layer in names if _TAKEN_BY in vars(layer)}
-    took = {name for layers in put_back.values() for name in layers}
-    added = {layer: _added(TO_TORCH[type(layer)], layer) for layer in names if type(layer) in TO_TORCH}
+    sources = [layer for layer in names if isinstance(layer, Source)]
+    classes = {layer: cls for layer in names if (cls := before(layer)) is not None}
     entries = []
     for layer, name in names.items():
-        before = _class_name(type(layer))
-        if layer in put_back:
-            why = f"p={layer.p:g}, no longer dropped by {_quoted(put_back[layer])}"
-            entries.append(Entry(name, before, "Dropout", "put back", why))
-        elif layer in added:
-            after = _class_name(TO_TORCH[type(layer)].torch)
-            # Named from the model that was converted, which may be a part of this one.
-            moved = any(name == part or name.endswith(f".{part}") for part in took)
-            entries.append(Entry(name, before, after, "swapped", _lost(layer, moved)))
+        was = _class_name(layer)
+        if isinstance(layer, Source):
+            why = f"p={layer.p:g}, no longer dropped by {_quoted(taken_by(layer))}"
+            entries.append(Entry(name, was, plain_class(layer).__name__, "put back", why))
+        elif layer in classes:
+            moved = source_of(layer) in sources
+            entries.append(Entry(name, was, classes[layer].__name__, "swapped", _lost(layer, moved)))
         elif _is_listed(layer):
             concerned = is_recurrent(layer) or is_dropout(layer)
-            entries.append(Entry(name, before, before, "left", "is not strop's", concerned))
-    for layer, attributes in added.items():
-        layer.__class__ = TO_TORCH[type(layer)].torch
-        for key in attributes:
+            entries.append(Entry(name, was, was, "left", "is not strop's", concerned))
+    for layer, cls in classes.items():
+        kind = kind_of(layer)
+        assert kind is not None
+        for key in (*_added(kind, layer), "_source"):
             vars(layer).pop(key, None)
-    for layer in put_back:
-        layer.__class__ = nn.Dropout
-        del vars(layer)[_TAKEN_BY]
+        layer.__class__ = cls
+    for layer in sources:
+        put_back(layer)  # pyright: ignore[reportArgumentType]
     return Report(entries)
 
 
@@ -257,8 +313,11 @@ def _added(kind: Kind, layer: nn.Module) -> set[str]:
     return vars(kind.strop_twin(layer)).keys() - vars(kind.torch_twin(layer)).keys()
 
 
-def _class_name(cls: type[nn.Module]) -> str:
-    return f"strop.{cls.__name__}" if cls in TO_TORCH else cls.__name__
+def _class_name(layer: nn.Module) -> str:
+    name = type(layer).__name__
+    if isinstance(layer, Source):
+        return "strop.TakenOver"
+    return f"strop.{name}" if is_strops(layer) else name
 
 
 def _is_listed(module: nn.Module) -> bool:
@@ -268,7 +327,7 @@ def _is_listed(module: nn.Module) -> bool:
 
 def _dropped(layer: nn.Module) -> str:
     """The shares that one of strop's layers drops."""
-    names = [TO_TORCH[type(layer)].input_dropout, "recurrent_dropout"]
+    names = [_input_share(layer), "recurrent_dropout"]
     if getattr(layer, "num_layers", 1) > 1:
         names.insert(1, "dropout")
     shares = {name: getattr(layer, name, 0.0) for name in names}
@@ -278,9 +337,15 @@ def _dropped(layer: nn.Module) -> str:
     return dropped or "nothing dropped"
 
 
+def _input_share(layer: nn.Module) -> str:
+    kind = kind_of(layer)
+    assert kind is not None
+    return kind.input_dropout
+
+
 def _lost(layer: nn.Module, moved: bool) -> str:
     """What torch's layer cannot drop. ``moved``: an nn.Dropout drops the input again."""
-    names = {"recurrent_dropout"} if moved else {"recurrent_dropout", TO_TORCH[type(layer)].input_dropout}
+    names = {"recurrent_dropout"} if moved else {"recurrent_dropout", _input_share(layer)}
     shares = {name: getattr(layer, name, 0.0) for name in sorted(names)}
     lost = ", ".join(f"{name}={p:g}" for name, p in shares.items() if p)
     return f"loses {lost}" if lost else ""

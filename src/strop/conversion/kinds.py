@@ -5,9 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 import strop.nn
 
@@ -59,8 +60,64 @@ TO_TORCH: Mapping[type[nn.Module], Kind] = {kind.strop: kind for kind in KINDS}
 
 
 def kind_of(layer: nn.Module) -> Kind | None:
-    """By its very class: a subclass may do anything."""
-    return TO_STROP.get(type(layer)) or TO_TORCH.get(type(layer))
+    """By its class, or by the one that this adds to without changing how it runs."""
+    return _kind_of(type(layer))
+
+
+@cache
+def _kind_of(cls: type[nn.Module]) -> Kind | None:
+    for base in cls.__mro__:
+        if kind := TO_TORCH.get(base) or TO_STROP.get(base):
+            same = all(getattr(cls, name) is getattr(base, name) for name in _RUNNING)
+            return kind if same and (base is kind.torch or _FROM in vars(cls) or base is cls) else None
+    return None
+
+
+# What a subclass leaves as it is if it only adds to a layer.
+_RUNNING = ("forward", "__call__", "__getattr__")
+
+# In a class that convert has made: the one that the layer had before.
+_FROM = "_strop_from"
+
+
+@cache
+def on_strop(cls: type[nn.Module], kind: Kind) -> type[nn.Module]:
+    """A class with strop's layer in the place of torch's.
+
+    Raises:
+        TypeError: Python cannot make one.
+    """
+    if cls is kind.torch:
+        return kind.strop
+    own = {
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+        _FROM: cls,
+        "__reduce_ex__": _reduce,
+    }
+    return type(cls)(cls.__name__, (cls, kind.strop), own)
+
+
+def before(layer: nn.Module) -> type[nn.Module] | None:
+    """The class that one of strop's layers had before convert, or torch's of its kind; None for others."""
+    cls = type(layer)
+    return vars(cls).get(_FROM) or (TO_TORCH[cls].torch if cls in TO_TORCH else None)
+
+
+def is_strops(layer: nn.Module) -> bool:
+    return before(layer) is not None
+
+
+def _reduce(layer: nn.Module, protocol: int) -> Any:
+    """Its class has no name by which pickle could find it."""
+    return _unpickled, (before(layer),), vars(layer)
+
+
+def _unpickled(cls: type[nn.Module]) -> nn.Module:
+    kind = _kind_of(cls)
+    assert kind is not None
+    cls = on_strop(cls, kind)
+    return cls.__new__(cls)  # pyright: ignore[reportCallIssue]
 
 
 def is_recurrent(layer: nn.Module) -> bool:
@@ -79,15 +136,21 @@ def unknown(layer: nn.Module) -> str | None:
     if kind_of(layer) is None:
         base = next((cls for cls in type(layer).__mro__[1:] if cls in TO_STROP or cls in TO_TORCH), None)
         if base is not None:
-            return f"a subclass of {base.__name__}, which may do more than {base.__name__} does"
+            return f"a subclass of {base.__name__} that runs in a way of its own"
         return f"strop has no {type(layer).__name__}"
     if "forward" in vars(layer):
         return "its forward was replaced"
-    plain = [
-        name
-        for name, value in vars(layer).items()
-        if name.startswith(("weight", "bias")) and isinstance(value, Tensor)
-    ]
-    if plain:
-        return f"{plain[0]} is not a parameter (pruning and weight_norm compute it)"
+    # Weight drop, pruning and weight_norm compute a weight at each call, some from the first call on.
+    for name in _weight_names(layer):
+        if layer._parameters.get(name) is None:
+            return f"{name} is not a parameter (weight drop, pruning and weight_norm compute it)"
     return None
+
+
+def _weight_names(layer: nn.Module) -> list[str]:
+    """The parameters that it runs with."""
+    if isinstance(layer, nn.RNNBase):
+        return [name for name in layer._flat_weights_names if name]
+    if isinstance(layer, nn.Linear):
+        return ["weight"] if layer.bias is None else ["weight", "bias"]
+    return ["weight_ih", "weight_hh", *(["bias_ih", "bias_hh"] if layer.bias else [])]

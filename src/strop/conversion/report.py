@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, overload
 
-Action = Literal["swapped", "taken over", "put back", "left"]
+Action = Literal["swapped", "changed", "taken over", "put back", "left"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,8 @@ class Entry:
         name: as in ``model.named_modules()``; empty for the model itself.
         before: the name of its class before.
         after: the name of its class now.
-        action: ``swapped`` for a layer that got another class, ``taken over`` for a dropout that the layer
+        action: ``swapped`` for a layer that got another class, ``changed`` for one of
+            strop's that got another share, ``taken over`` for a dropout that the layer
             behind it does from now on, ``put back`` for one that it did, ``left`` for what stays as it was.
         why: of a layer that was left, the reason; else what it drops now, or no longer.
         concerned: whether it is a recurrent layer, a dropout, or a layer that got another class; the table
@@ -66,6 +67,11 @@ class Report(Sequence[Entry]):
     def swapped(self) -> tuple[Entry, ...]:
         """The layers that got another class."""
         return self._of("swapped")
+
+    @property
+    def changed(self) -> tuple[Entry, ...]:
+        """The layers that were strop's already, and got another share."""
+        return self._of("changed")
 
     @property
     def taken_over(self) -> tuple[Entry, ...]:

@@ -13,9 +13,10 @@ from torch import nn
 
 
 @contextmanager
-def restored(model: nn.Module) -> Iterator[None]:
-    """Training mode inside; afterwards modes, attributes, buffers, parameters and generators are as before.
+def restored(model: nn.Module, training: bool = True) -> Iterator[None]:
+    """Training mode or evaluation inside; afterwards all that a run changes in a model is as before.
 
+    These are modes, attributes, buffers, parameters and random generators.
     What a forward adds to a list or writes to a file stays.
     """
     modules = list(model.modules())
@@ -32,7 +33,7 @@ def restored(model: nn.Module) -> Iterator[None]:
     with torch.random.fork_rng(devices=sorted(devices)):
         try:
             for module in modules:
-                module.training = True
+                module.training = training
             yield
         finally:
             for module, before in attributes:

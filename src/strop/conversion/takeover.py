@@ -21,27 +21,39 @@ class Takeover:
         fed: the layers that take over each dropout, by dropout.
         p: by layer, the share of its input that it drops from now on.
         batch_first: the linear layers among these that read ``[batch, time, units]``.
+        share: what each dropout drops that is taken over.
+        notes: how else it dropped than the layers do.
+        together: the dropouts of which an output goes into several layers, which drop the same of it.
         refused: why a dropout stays, by dropout.
     """
 
     fed: dict[nn.Module, list[nn.Module]] = field(default_factory=dict)
     p: dict[nn.Module, float] = field(default_factory=dict)
     batch_first: set[nn.Module] = field(default_factory=set)
+    share: dict[nn.Module, float] = field(default_factory=dict)
+    notes: dict[nn.Module, str] = field(default_factory=dict)
+    together: set[nn.Module] = field(default_factory=set)
     refused: dict[nn.Module, str] = field(default_factory=dict)
 
 
 def settle(
-    dropouts: Mapping[nn.Dropout, str], consumers: Mapping[nn.Module, str], seen: Observed, feasible: Feasible
+    dropouts: Mapping[nn.Module, str], consumers: Mapping[nn.Module, str], seen: Observed, feasible: Feasible
 ) -> Takeover:
     """A dropout goes if all that it feeds can drop its p; a layer can if all of its inputs were dropped so.
 
     Args:
         dropouts, consumers: with their names.
     """
-    plan = Takeover()
+    plan = Takeover(share=seen.shares, notes=seen.notes, together=seen.together)
     for dropout in dropouts:
         if not seen.outputs[dropout]:
             plan.refused[dropout] = "did not run on example_inputs"
+        elif dropout in seen.unlike:
+            plan.refused[dropout] = seen.unlike[dropout]
+        elif not 0 < seen.shares[dropout] < 1:
+            plan.refused[dropout] = f"drops {'nothing' if seen.shares[dropout] == 0 else 'everything'}"
+        elif dropout in seen.together and seen.outputs[dropout] > 1:
+            plan.refused[dropout] = "runs more than once, and its output goes into several layers"
         elif dropout in seen.other_uses:
             plan.refused[dropout] = f"its output also goes into {seen.other_uses[dropout]}"
     sources = {
@@ -66,9 +78,8 @@ def settle(
     for consumer, feeding in sources.items():
         for dropout in feeding:
             if dropout is not None and dropout not in plan.refused:
-                assert isinstance(dropout, nn.Dropout)
                 plan.fed.setdefault(dropout, []).append(consumer)
-                plan.p[consumer] = dropout.p
+                plan.p[consumer] = seen.shares[dropout]
                 if isinstance(consumer, nn.Linear) and _layouts(seen.calls[consumer], seen) == {_BATCH_FIRST}:
                     plan.batch_first.add(consumer)
     return plan
@@ -80,8 +91,7 @@ def _fault(calls: list[Call], consumer: nn.Module, seen: Observed, feasible: Fea
     for call in calls:
         if call.source is None:
             return "also reads inputs that are not dropped"
-        assert isinstance(call.source, nn.Dropout)
-        ps.add(call.source.p)
+        ps.add(seen.shares.get(call.source, 0.0))
     if len(ps) > 1:
         return f"reads inputs dropped by {' and '.join(f'{p:g}' for p in sorted(ps))}"
     linear = isinstance(consumer, nn.Linear)
@@ -121,8 +131,8 @@ def _layout(shape: tuple[int, ...], sequences: set[tuple[int, int]]) -> str:
         if as_time_first or as_batch_first:
             return _TIME_FIRST if as_time_first else _BATCH_FIRST
     elif len(rows) == 1:
-        if any(time * batch == rows[0] for time, batch in sequences):
-            return "reads all steps as rows of one axis, so that they would share one mask"
         if any(batch == rows[0] for _, batch in sequences):
             return _ONE_STEP
+        if any(time * batch == rows[0] for time, batch in sequences):
+            return "reads all steps as rows of one axis, so that they would share one mask"
     return f"reads {list(shape)}, of which no recurrent layer tells which axis is time"

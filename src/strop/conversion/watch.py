@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass, field
 from types import FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from strop.conversion.kinds import is_recurrent
 from strop.conversion.restore import restored
+
+T = TypeVar("T")
 
 # What makes a new tensor of another's kind does not read its values.
 _BLIND = {
@@ -37,6 +40,51 @@ _BLIND = {
 _OPAQUE = (str, bytes, range, type, ModuleType, FunctionType, MethodType, nn.Module)
 
 
+def _moves_no_units(operation: Any, args: tuple[Any, ...]) -> bool:
+    """Whether it gives the same numbers with other axes exchanged than the last, that of units."""
+    aten = torch.ops.aten
+    if operation is aten.clone:
+        return True
+    if operation is aten.transpose:
+        x, *dims = args
+        return all(dim % x.dim() != x.dim() - 1 for dim in dims)
+    return operation is aten.permute and args[1][-1] % args[0].dim() == args[0].dim() - 1
+
+
+class Dropped(NamedTuple):
+    """What a module was seen to drop: its share, and how else than a layer of strop's would."""
+
+    p: float
+    note: str = ""
+
+
+def what_is_dropped(x: Tensor | None, y: Any) -> Dropped | str:
+    """What a module drops that gives y for x, by the numbers; or why it is no dropout of units."""
+    if x is None or not isinstance(y, Tensor) or y.shape != x.shape or not x.is_floating_point():
+        return "gives something else than its input, dropped"
+    counts = x != 0
+    kept = (y != 0) & counts
+    if not kept.any():
+        return "dropped everything in the run"
+    ratios = (y[kept] / x[kept]).double()
+    scale = ratios.mean()
+    if not torch.allclose(ratios, scale, rtol=0.02 if x.dtype.itemsize < 4 else 1e-4):
+        return "does more than drop and scale"
+    if scale <= 1:
+        return "keeps what it does not drop as it is: layers scale it by 1 / (1 - p)"
+    if _same_along(kept, counts, -1):
+        return "drops whole rows, not units"
+    always = any(_same_along(kept, counts, axis) for axis in range(x.dim() - 1) if x.shape[axis] > 1)
+    note = "it dropped the same units at all steps, or in all rows; now as its pattern says" if always else ""
+    return Dropped(float(1 - 1 / scale), note)
+
+
+def _same_along(kept: Tensor, counts: Tensor, axis: int) -> bool:
+    """Whether a mask is the same along an axis, as far as numbers other than 0 show it."""
+    least, most = (kept | ~counts).amin(axis), kept.amax(axis)
+    return bool((least == most)[counts.any(axis)].all())
+
+
 @dataclass(frozen=True)
 class Call:
     """A layer's input in one call: its shape, and the dropout whose output it is."""
@@ -54,8 +102,16 @@ class Observed:
         outputs: how many outputs each dropout made.
         other_uses: of a dropout's output, by something else than one such layer.
         sequences: time and batch of what the recurrent layers read.
+        shares: what each dropout dropped.
+        notes: how else a dropout drops than strop's layers do.
+        unlike: why a module that may be a dropout is none that a layer could take over.
+        together: the dropouts of which an output goes into several layers.
     """
 
+    shares: dict[nn.Module, float] = field(default_factory=dict)
+    notes: dict[nn.Module, str] = field(default_factory=dict)
+    unlike: dict[nn.Module, str] = field(default_factory=dict)
+    together: set[nn.Module] = field(default_factory=set)
     calls: dict[nn.Module, list[Call]] = field(default_factory=lambda: defaultdict(list))
     outputs: dict[nn.Module, int] = field(default_factory=lambda: defaultdict(int))
     other_uses: dict[nn.Module, str] = field(default_factory=dict)
@@ -73,20 +129,23 @@ class _Carrier:
 
 
 def run(
-    model: nn.Module, example_inputs: Any, dropouts: set[nn.Module], consumers: set[nn.Module]
+    model: nn.Module,
+    example_inputs: Any,
+    dropouts: Mapping[nn.Module, Callable[[], float | None]],
+    consumers: set[nn.Module],
 ) -> Observed:
     """Runs the model once in training mode, and leaves no trace of it.
 
     Args:
-        example_inputs: a tensor, a plain tuple of positional arguments, or a dict of keyword arguments.
-        dropouts: to watch.
+        example_inputs: a tensor, a tuple or list of positional arguments, or a mapping of keyword arguments.
+        dropouts: to watch, and what says their share, or None if only their output does.
         consumers: the layers that may take a dropout over.
 
     Raises:
         TypeError: example_inputs is something else.
         ValueError: the model fails on them.
     """
-    args, kwargs = arguments(example_inputs)
+    args, kwargs = copied(arguments(example_inputs))
     while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         model = model.module
     watch = _Watch(model, dropouts, consumers)
@@ -97,8 +156,10 @@ def run(
         try:
             output = model(*args, **kwargs)
         except Exception as error:
+            given = " (a list is taken for positional arguments: for one that is a list give ([…],))"
             raise ValueError(
                 f"example_inputs: the model fails on them in training mode: {type(error).__name__}: {error}"
+                f"{given if isinstance(example_inputs, list) else ''}"
             ) from error
         watch.finish(output)
     return watch.seen
@@ -106,16 +167,24 @@ def run(
 
 def arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The positional and the keyword arguments that ``example_inputs`` means."""
-    if type(example_inputs) is tuple:
-        return example_inputs, {}
-    if isinstance(example_inputs, dict):
-        return (), example_inputs
+    if type(example_inputs) in (tuple, list):
+        return tuple(example_inputs), {}
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
     if isinstance(example_inputs, Tensor | PackedSequence):
         return (example_inputs,), {}
     raise TypeError(
-        "example_inputs must be a tensor, a tuple of positional arguments or a dict of keyword arguments, "
-        f"got {type(example_inputs).__name__}"
+        "example_inputs must be a tensor, a tuple or list of positional arguments or a dict of keyword "
+        f"arguments, got {type(example_inputs).__name__}: for one argument of that type give (it,)"
     )
+
+
+def copied(given: T) -> T:
+    """A copy, as a model may write into what it reads; the same where there can be none."""
+    try:
+        return deepcopy(given)
+    except Exception:
+        return given
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
@@ -140,12 +209,17 @@ def tensors(value: Any) -> Iterator[Tensor]:
 class _Watch(TorchDispatchMode):
     """Follows each output of a dropout by its identity; what a consumer does inside is its own affair."""
 
-    def __init__(self, model: nn.Module, dropouts: set[nn.Module], consumers: set[nn.Module]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        dropouts: Mapping[nn.Module, Callable[[], float | None]],
+        consumers: set[nn.Module],
+    ) -> None:
         super().__init__()
         self.seen = Observed()
         self._model = model
-        self._dropouts, self._consumers = dropouts, consumers
-        self._opaque = dropouts | consumers
+        self._dropouts, self._shares, self._consumers = set(dropouts), dropouts, consumers
+        self._opaque = self._dropouts | consumers
         self._names = {module: name for name, module in model.named_modules()}
         self._running: list[nn.Module] = []
         self._carriers: dict[int, _Carrier] = {}  # by id; a carrier keeps its tensor, so ids stay unique
@@ -179,6 +253,10 @@ class _Watch(TorchDispatchMode):
         if operation in _BLIND:
             return result
         for carrier in self._carried((args, kwargs)):
+            if _moves_no_units(operation, args):
+                self._used(carrier)
+                self._carry(result, carrier.source, carrier.to_be_packed)
+                continue
             packs = operation is torch.ops.aten._pack_padded_sequence
             # enforce_sorted=False puts the rows in order first.
             sorts = operation is torch.ops.aten.index_select and args[1] != args[0].dim() - 1
@@ -188,6 +266,21 @@ class _Watch(TorchDispatchMode):
             else:
                 self._other(carrier, f"{operation.__name__}{self._where()}")
         return result
+
+    def _note_share(self, dropout: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """What a dropout does, while what is done to find it out is hidden."""
+        p = self._shares[dropout]()
+        if p is not None and (type(dropout) is nn.Dropout or dropout in self.seen.unlike):
+            self.seen.shares[dropout] = p
+            return
+        x = next((each for each in args if isinstance(each, Tensor)), None)
+        found = what_is_dropped(x, output)
+        if isinstance(found, str):
+            self.seen.unlike[dropout] = found
+        else:
+            self.seen.shares[dropout] = found.p if p is None else p
+            if found.note:
+                self.seen.notes[dropout] = found.note
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if is_recurrent(module) or module in self._consumers:
@@ -201,6 +294,8 @@ class _Watch(TorchDispatchMode):
         self._running.append(module)
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if module in self._dropouts:
+            self._note_share(module, args, output)
         self._running.pop()
         if module in self._dropouts and isinstance(output, Tensor):
             self.seen.outputs[module] += 1
@@ -239,6 +334,10 @@ class _Watch(TorchDispatchMode):
             if not carrier.uses:
                 self.seen.other_uses.setdefault(carrier.source, "nothing that convert can see")
         self.seen.sequences |= {(calls, rows) for (_, rows), calls in self._cell_calls.items()}
+        # A batch may shrink from step to step.
+        for cell in {cell for cell, _ in self._cell_calls}:
+            own = {rows: calls for (each, rows), calls in self._cell_calls.items() if each is cell}
+            self.seen.sequences.add((sum(own.values()), max(own)))
 
     def _carry(self, tensor: Tensor, source: nn.Module, to_be_packed: bool = False) -> None:
         self._carriers[id(tensor)] = _Carrier(tensor, source, to_be_packed)
@@ -251,7 +350,7 @@ class _Watch(TorchDispatchMode):
     def _used(self, carrier: _Carrier) -> None:
         carrier.uses += 1
         if carrier.uses > 1:
-            self._other(carrier, "more than one layer")
+            self.seen.together.add(carrier.source)
 
     def _other(self, carrier: _Carrier, use: str) -> None:
         carrier.uses += 1

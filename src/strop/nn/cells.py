@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from strop.functional.autograd import autocast_dtype
 from strop.functional.recurrence import States, recurrence
 from strop.nn.masks import Masks, check_block, pattern_template, repr_of_drops, with_probability
+from strop.nn.taken_over import drops_input, get_share, set_share, source_of
 from strop.ops.cells import CELLS
-from strop.pattern import Pattern, check_probability
+from strop.pattern import Mask, Pattern, check_probability
 
 
 class _Drops(nn.RNNCellBase):
@@ -26,6 +27,21 @@ class _Drops(nn.RNNCellBase):
         check_block(self.pattern, input_dropout, "input_size", self.input_size)
         check_block(self.pattern, recurrent_dropout, "hidden_size", self.hidden_size)
 
+    @property
+    def input_dropout(self) -> float:
+        """Probability of an input unit to be dropped."""
+        return get_share(self, "_input_dropout")
+
+    @input_dropout.setter
+    def input_dropout(self, p: float) -> None:
+        set_share(self, "_input_dropout", p)
+
+    def _shares(self) -> tuple[float, float]:
+        """What a call drops of the input and of the state."""
+        of_input, of_state = self.input_dropout, self.recurrent_dropout
+        of_input = of_input if of_input and drops_input(self) else 0.0
+        return of_input, of_state if of_state and self.training else 0.0
+
     def draw(self, batch: int, *, generator: torch.Generator | None = None) -> Masks:
         """Draw the masks of one step of ``batch`` rows, for ``forward(masks=)``.
 
@@ -36,25 +52,38 @@ class _Drops(nn.RNNCellBase):
         Raises:
             TypeError, ValueError: the size is no int, or below 1.
         """
-        device = self.weight_ih.device
-        places = ((self.input_dropout, self.input_size), (self.recurrent_dropout, self.hidden_size))
-        x, h = (
-            with_probability(self.pattern, p).draw(1, units, batch, generator=generator, device=device)
-            for p, units in places
-        )
-        return Masks((x,), (h,))
+        return self._draw(batch, (self.input_dropout, self.recurrent_dropout), generator)
+
+    def _draw(
+        self,
+        batch: int,
+        shares: tuple[float, float],
+        generator: torch.Generator | None = None,
+        source: Any = None,
+    ) -> Masks:
+        device, (of_input, of_state) = self.weight_ih.device, shares
+
+        def mask(p: float, units: int) -> Mask | None:
+            return with_probability(self.pattern, p).draw(1, units, batch, generator=generator, device=device)
+
+        if source is None:
+            x = mask(of_input, self.input_size)
+        else:
+            x = source.draw(1, batch, self.input_size, lambda: mask(of_input, self.input_size))
+        return Masks((x,), (mask(of_state, self.hidden_size),))
 
     def _masks(self, input: Tensor, hx: Any, masks: Masks | None) -> Masks | None:
         """The masks to use on what fits; None if nothing is dropped."""
         if not self._fits(input, hx):
             self._refuse(input, hx)
-        if masks is None and not ((self.input_dropout or self.recurrent_dropout) and self.training):
+        shares = self._shares()
+        if masks is None and not any(shares):
             return None
         if not input.numel():  # an empty batch has nothing to drop
             return None
         batch = len(input) if input.dim() == 2 else 1
         if masks is None:
-            masks = self.draw(batch)
+            masks = self._draw(batch, shares, source=source_of(self))
         elif not isinstance(masks, Masks):
             raise TypeError(f"masks must be what draw() returns, got {type(masks).__name__}")
         masks.check(1, batch, (self.input_size,), self.hidden_size, input)

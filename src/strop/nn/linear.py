@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from strop import functional
 from strop.nn.masks import check_block, pattern_template, repr_of_drops, with_probability
+from strop.nn.taken_over import drops_input, get_share, set_share, source_of
 from strop.pattern import Mask, Pattern, check_probability
 
 
@@ -50,6 +51,20 @@ class Linear(nn.Linear):
         self.pattern = template
         self.batch_first = batch_first
 
+    @property
+    def dropout(self) -> float:
+        """Probability of an input unit to be dropped."""
+        return get_share(self, "_dropout")
+
+    @dropout.setter
+    def dropout(self, p: float) -> None:
+        set_share(self, "_dropout", p)
+
+    @property
+    def _drops(self) -> bool:
+        """Whether a call drops something."""
+        return bool(self.dropout) and drops_input(self)
+
     def draw(self, steps: int, batch: int, *, generator: torch.Generator | None = None) -> Mask | None:
         """The mask of ``steps`` steps of ``batch`` rows; None if nothing is dropped."""
         pattern = with_probability(self.pattern, self.dropout)
@@ -63,7 +78,7 @@ class Linear(nn.Linear):
         Raises:
             TypeError, ValueError: the input or the mask does not fit.
         """
-        if mask is None and not (self.training and self.dropout):
+        if mask is None and not self._drops:
             return functional.linear(input, self.weight, self.bias)
         sequence, mask = self._dropped(input, mask)
         y = functional.linear(sequence, self.weight, self.bias, mask)
@@ -98,7 +113,7 @@ class Linear(nn.Linear):
             TypeError, ValueError, IndexError: as ``functional.linear_cross_entropy``.
         """
         sequence, swaps, of_rows = input, False, target
-        if mask is not None or (self.training and self.dropout):
+        if mask is not None or self._drops:
             sequence, mask = self._dropped(input, mask)
             swaps = self._swaps(input)
         if target.shape == input.shape[:-1]:
@@ -137,7 +152,13 @@ class Linear(nn.Linear):
         sequence = sequence.transpose(0, 1) if self._swaps(input) else sequence
         if 0 in input.shape:
             return sequence, None
-        return sequence, self.draw(*sequence.shape[:2]) if mask is None else mask
+        if mask is None:
+            steps, batch, _ = sequence.shape
+            if (source := source_of(self)) is None:
+                mask = self.draw(steps, batch)
+            else:
+                mask = source.draw(steps, batch, self.in_features, lambda: self.draw(steps, batch))
+        return sequence, mask
 
     def extra_repr(self) -> str:
         """torch's, and what is dropped."""

@@ -23,13 +23,17 @@ from strop.nn.masks import (
     repr_of_pattern,
     with_probability,
 )
+from strop.nn.taken_over import drops_input, get_share, set_share, source_of
 from strop.ops import choice, dispatch
 from strop.ops.cells import CELLS
 from strop.pattern import Mask, Pattern, check_probability
 
 
 class Recurrent(nn.RNNBase):
-    """What LSTM, GRU and RNN share: torch's contract around a stack of layers."""
+    """What LSTM, GRU and RNN share: torch's contract around a stack of layers.
+
+    Each of them is one of torch's, too, for those who ask ``isinstance(layer, nn.LSTM)``.
+    """
 
     weight_ih_l0: nn.Parameter
     _title: ClassVar[str]  # in torch's error messages
@@ -56,7 +60,8 @@ class Recurrent(nn.RNNBase):
         input_dropout = check_probability("input_dropout", input_dropout)
         recurrent_dropout = check_probability("recurrent_dropout", recurrent_dropout)
         template = pattern_template(pattern, block)
-        super().__init__(
+        nn.RNNBase.__init__(
+            self,
             mode,
             input_size,
             hidden_size,
@@ -88,7 +93,7 @@ class Recurrent(nn.RNNBase):
         """
         super().flatten_parameters()
         flat: Any = self._flat_weights
-        drops = getattr(self, "recurrent_dropout", None) is not None and self._drops
+        drops = "pattern" in vars(self) and (self.dropout or self.input_dropout or self.recurrent_dropout)
         if self.num_layers == 1 or not drops or not all(map(_is_for_cudnn, flat)):
             return
         layers = operator.by_direction(flat, len(flat) // self.num_layers)
@@ -125,9 +130,23 @@ class Recurrent(nn.RNNBase):
         return (self.input_size,) * self._directions + later
 
     @property
-    def _drops(self) -> bool:
-        """Whether anything is dropped in training."""
-        return bool(self.dropout or self.input_dropout or self.recurrent_dropout)
+    def input_dropout(self) -> float:
+        """Probability of a unit of the first layer's input to be dropped."""
+        return get_share(self, "_input_dropout")
+
+    @input_dropout.setter
+    def input_dropout(self, p: float) -> None:
+        set_share(self, "_input_dropout", p)
+
+    def _shares(self) -> tuple[float, float, float]:
+        """What a call drops of the input, between layers and of the states."""
+        of_input, between, of_states = self.input_dropout, self.dropout, self.recurrent_dropout
+        of_input = of_input if of_input and drops_input(self) else 0.0
+        return (
+            (of_input, between, of_states)
+            if (between or of_states) and self.training
+            else (of_input, 0.0, 0.0)
+        )
 
     def draw(self, steps: int, batch: int, *, generator: torch.Generator | None = None) -> Masks:
         """Draw the masks of ``steps`` steps of ``batch`` rows, for ``forward(masks=)``.
@@ -140,17 +159,30 @@ class Recurrent(nn.RNNBase):
         Raises:
             TypeError, ValueError: a size is no int, or below 1.
         """
-        device = self.weight_ih_l0.device
+        return self._draw(steps, batch, (self.input_dropout, self.dropout, self.recurrent_dropout), generator)
+
+    def _draw(
+        self,
+        steps: int,
+        batch: int,
+        shares: tuple[float, float, float],
+        generator: torch.Generator | None = None,
+        source: Any = None,
+    ) -> Masks:
+        device, (of_input, between, of_states) = self.weight_ih_l0.device, shares
 
         def mask(p: float, units: int) -> Mask | None:
             pattern = with_probability(self.pattern, p)
             return pattern.draw(steps, units, batch, generator=generator, device=device)
 
-        inputs: list[Mask | None] = []
-        for layer in range(self.num_layers):
-            p = self.dropout if layer else self.input_dropout
-            inputs += [mask(p, self._input_units[layer * self._directions])] * self._directions
-        return Masks(tuple(inputs), tuple(mask(self.recurrent_dropout, self._units) for _ in inputs))
+        if source is None:
+            first = mask(of_input, self.input_size)
+        else:
+            first = source.draw(steps, batch, self.input_size, lambda: mask(of_input, self.input_size))
+        inputs: list[Mask | None] = [first] * self._directions
+        for layer in range(1, self.num_layers):
+            inputs += [mask(between, self._input_units[layer * self._directions])] * self._directions
+        return Masks(tuple(inputs), tuple(mask(of_states, self._units) for _ in inputs))
 
     def _run(self, input: Tensor | PackedSequence, hx: Any, masks: Masks | None) -> tuple[Any, Any]:
         """``forward`` of all of them: hx and the hidden state that is returned are a tuple for an LSTM."""
@@ -158,7 +190,7 @@ class Recurrent(nn.RNNBase):
             raise TypeError(f"input must be a Tensor or a PackedSequence, got {type(input).__name__}")
         if not exporting():  # which would warn of an attribute that changes
             self._update_flat_weights()
-        if masks is None and not (self.training and self._drops):
+        if masks is None and not any(self._shares()):
             done = self._by_operator(input, hx)
             if done is not None:
                 return done
@@ -274,12 +306,13 @@ class Recurrent(nn.RNNBase):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         if masks is not None and not isinstance(masks, Masks):
             raise TypeError(f"masks must be what draw() returns, got {type(masks).__name__}")
-        if masks is not None or (self.training and self._drops):
+        shares = self._shares()
+        if masks is not None or any(shares):
             steps, batch = x.shape[:2] if batch_sizes is None else (len(batch_sizes), int(batch_sizes[0]))
             if masks is not None:
                 masks.check(steps, batch, self._input_units, self._units, x)
             elif batch:  # an empty batch has nothing to drop
-                masks = self.draw(steps, batch)
+                masks = self._draw(steps, batch, shares, source=source_of(self))
         cell, how = CELLS[self.mode], {"bidirectional": self.bidirectional, "batch_sizes": batch_sizes}
         if masks is None or not any((*masks.input, *masks.recurrent)):
             flat: Any = self._flat_weights

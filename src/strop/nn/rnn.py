@@ -8,14 +8,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from strop.nn import tracing
 from strop.nn.masks import Masks
 from strop.nn.recurrent import Recurrent
 from strop.pattern import Pattern
 
 Hidden = tuple[Tensor, Tensor]
 
+tracing.admit(Recurrent)
 
-class LSTM(Recurrent):
+
+class LSTM(Recurrent, nn.LSTM):
     """``torch.nn.LSTM`` with structured dropout on its inputs and on its hidden states.
 
     Sarma et al. (NeurIPS 2021), section 3. Takes the arguments of ``torch.nn.LSTM`` in torch's order and,
@@ -39,11 +42,6 @@ class LSTM(Recurrent):
 
     _title = "LSTM"
 
-    # Of torch's, for those who call them: hx is a pair.
-    check_forward_args: Any = nn.LSTM.check_forward_args
-    get_expected_cell_size = nn.LSTM.get_expected_cell_size
-    permute_hidden: Any = nn.LSTM.permute_hidden
-
     def __init__(
         self,
         input_size: int,
@@ -62,7 +60,8 @@ class LSTM(Recurrent):
         pattern: str | Pattern = "structured",
         block: int = 1,
     ) -> None:
-        super().__init__(
+        Recurrent.__init__(
+            self,
             "LSTM",
             input_size,
             hidden_size,
@@ -103,7 +102,7 @@ class LSTM(Recurrent):
         return self._run(input, hx, masks)
 
 
-class GRU(Recurrent):
+class GRU(Recurrent, nn.GRU):
     """``torch.nn.GRU`` with structured dropout on its inputs and on its hidden states.
 
     Takes the arguments of ``torch.nn.GRU`` in torch's order and, by keyword, what else is dropped. The
@@ -140,7 +139,8 @@ class GRU(Recurrent):
         pattern: str | Pattern = "structured",
         block: int = 1,
     ) -> None:
-        super().__init__(
+        Recurrent.__init__(
+            self,
             "GRU",
             input_size,
             hidden_size,
@@ -180,7 +180,7 @@ class GRU(Recurrent):
         return self._run(input, hx, masks)
 
 
-class RNN(Recurrent):
+class RNN(Recurrent, nn.RNN):
     """``torch.nn.RNN`` (``nonlinearity`` tanh or relu) with structured dropout on inputs and hidden states.
 
     Takes the arguments of ``torch.nn.RNN`` in torch's order and, by keyword, what else is dropped.
@@ -220,7 +220,8 @@ class RNN(Recurrent):
         if nonlinearity not in ("tanh", "relu"):
             raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
         self.nonlinearity = nonlinearity
-        super().__init__(
+        Recurrent.__init__(
+            self,
             f"RNN_{nonlinearity.upper()}",
             input_size,
             hidden_size,

@@ -22,7 +22,7 @@ def run_lstm(lstm: nn.Module, x: Any, state: Any = None, parameters: dict[str, T
         parameters: what takes the place of its own, by name.
     """
     weight: Tensor = lstm.weight_ih_l0  # pyright: ignore[reportAssignmentType]
-    if isinstance(lstm, nn.LSTM) and weight.is_cpu and not _runs(lstm, autocast_dtype(weight)):
+    if type(lstm) is nn.LSTM and weight.is_cpu and not _runs(lstm, autocast_dtype(weight)):
         state = None if state is None else tuple(each.to(weight.dtype) for each in state)
         with without_autocast(weight):
             return functional_call(lstm, parameters or {}, (x.to(weight.dtype), state))
