@@ -170,7 +170,7 @@ class _Plan:
                 if hasattr(twin, name):
                     setattr(layer, name, getattr(twin, name))
         for layer, p in self.changed.items():
-            layer.recurrent_dropout = p  # pyright: ignore[reportAttributeAccessIssue]
+            vars(layer)["recurrent_dropout"] = p
         for dropout, layers in self.taken.fed.items():
             take_over(dropout, self.custom.get(type(dropout)), tuple(self.names[layer] for layer in layers))
             vars(dropout)["shared"] = len(layers) > 1 and dropout in self.taken.together
@@ -304,7 +304,7 @@ def revert(model: nn.Module) -> Report:
             vars(layer).pop(key, None)
         layer.__class__ = cls
     for layer in sources:
-        put_back(layer)  # pyright: ignore[reportArgumentType]
+        put_back(layer)
     return Report(entries)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from functools import cache
 from numbers import Real
+from types import new_class
 from typing import Any
 
 from torch import Tensor, nn
@@ -55,16 +56,16 @@ def take_over(dropout: nn.Module, attribute: str | None, by: tuple[str, ...]) ->
     vars(dropout).update({_TAKEN_BY: by, _HELD_BY: held_by})
 
 
-def taken_by(source: nn.Module) -> tuple[str, ...]:
+def taken_by(source: Any) -> tuple[str, ...]:
     return vars(source)[_TAKEN_BY]
 
 
-def plain_class(source: nn.Module) -> type[nn.Module]:
+def plain_class(source: Any) -> type[nn.Module]:
     """The class that it had before."""
     return vars(type(source)).get(_PLAIN, nn.Dropout)
 
 
-def put_back(source: nn.Module) -> None:
+def put_back(source: Any) -> None:
     """Undoes ``take_over``."""
     source.__class__ = plain_class(source)
     for name in (_TAKEN_BY, _HELD_BY, "shared", "_drawn", "_given_p"):
@@ -83,7 +84,7 @@ def _class_for(cls: type[nn.Module]) -> type[nn.Module]:
         "p": property(_get_share, _set_share),
         _PLAIN: cls,
     }
-    return type(cls)(cls.__name__, (Source, cls), own)
+    return new_class(cls.__name__, (Source, cls), exec_body=lambda body: body.update(own))
 
 
 def _forward(cls: type[nn.Module]) -> Any:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from types import new_class
 from typing import Any
 
 from torch import nn
@@ -95,7 +96,7 @@ def on_strop(cls: type[nn.Module], kind: Kind) -> type[nn.Module]:
         _FROM: cls,
         "__reduce_ex__": _reduce,
     }
-    return type(cls)(cls.__name__, (cls, kind.strop), own)
+    return new_class(cls.__name__, (cls, kind.strop), exec_body=lambda body: body.update(own))
 
 
 def before(layer: nn.Module) -> type[nn.Module] | None:
@@ -110,7 +111,7 @@ def is_strops(layer: nn.Module) -> bool:
 
 def _reduce(layer: nn.Module, protocol: int) -> Any:
     """Its class has no name by which pickle could find it."""
-    return _unpickled, (before(layer),), vars(layer)
+    return _unpickled, (before(layer),), layer.__getstate__()
 
 
 def _unpickled(cls: type[nn.Module]) -> nn.Module:
