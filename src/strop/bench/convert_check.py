@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+import warnings
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
@@ -61,12 +62,14 @@ def run(options: Options) -> int:
     except Exception as error:
         raise ValueError(f"target: the model cannot be copied ({error}); return it freshly made") from error
     try:
-        report = strop.convert(
-            after,
-            recurrent_dropout=options.recurrent_dropout,
-            pattern=options.pattern,
-            example_inputs=example_inputs,
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "strop.convert has changed nothing")  # said below
+            report = strop.convert(
+                after,
+                recurrent_dropout=options.recurrent_dropout,
+                pattern=options.pattern,
+                example_inputs=example_inputs,
+            )
         args, kwargs = arguments(example_inputs)
     except TypeError as error:
         raise ValueError(f"target: what {options.target} returns cannot be used: {error}") from error
