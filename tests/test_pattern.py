@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from strop.ops import dispatch, native, selection
-from strop.pattern import CASES, Mask, Pattern
+from strop.pattern import CASES, Mask, Pattern, draw_all
 
 SHARED = ["structured", "fixed"]
 OWN = ["random", "variational"]
@@ -311,3 +311,26 @@ def test_every_backend_chooses_the_same_units(rows, columns, kept, distinct):
         chosen = module.smallest(keys, kept)
         assert chosen.dtype == torch.int32
         assert torch.equal(chosen.long(), expected), module.__name__
+
+
+def test_masks_of_a_kind_are_drawn_at_once_where_kernels_cost():
+    """On a device that is no CPU; each has its own steps' lists."""
+    half, quarter = (Pattern.named("structured", p) for p in (0.5, 0.25))
+    kinds = [(half, 10), (quarter, 10), (half, 10), (Pattern.named("structured", 0.0), 10)]
+    kinds += [(Pattern.named("fixed", 0.5), 10), (Pattern.named("random", 0.5), 10), (half, 8)]
+    for device in ("cpu", "meta"):
+        masks = draw_all(kinds, 4, 3, device=device)
+        for (pattern, units), mask in zip(kinds, masks, strict=True):
+            assert (mask is None) == (pattern.p == 0)
+            if mask is None:
+                continue
+            assert (mask.steps, mask.batch, mask.units) == (4, 3, units)
+            if pattern.name == "structured":
+                assert mask.index is not None
+                assert mask.index.shape == (4, pattern.kept(units))
+                assert mask.index.is_contiguous()
+    torch.manual_seed(0)
+    at_once = draw_all(kinds[:3], 4, 3)
+    torch.manual_seed(0)
+    for mask, (pattern, units) in zip(at_once, kinds[:3], strict=True):
+        assert torch.equal(mask.index, pattern.draw(4, units, 3).index)

@@ -35,7 +35,7 @@ def run_all(commands: Mapping[str, Sequence[str]], seconds: float) -> bool:
                 )
         deadline, well = monotonic() + seconds, True
         for name, process in running.items():
-            late = not _ends(process, deadline - monotonic())
+            late = not ends(process, deadline - monotonic())
             text = logs[name].read_text(errors="replace").rstrip().splitlines()
             if process.returncode == 0:
                 print(f"gpu: {name}: {text[-1] if text else 'done'}", flush=True)
@@ -46,7 +46,7 @@ def run_all(commands: Mapping[str, Sequence[str]], seconds: float) -> bool:
     return well
 
 
-def _ends(process: subprocess.Popen[bytes], seconds: float) -> bool:
+def ends(process: subprocess.Popen[bytes], seconds: float) -> bool:
     """Whether it ends in that time; if not it is interrupted, so that it tells what failed, then killed."""
     for how, patience in ((None, max(0.0, seconds)), (signal.SIGINT, _PATIENCE), (signal.SIGKILL, None)):
         try:

@@ -8,8 +8,10 @@ columns of the activations, and are kept as index lists that the products skip b
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -175,6 +177,32 @@ class Pattern:
         """Block numbers to unit numbers."""
         offsets = torch.arange(self.block, dtype=torch.int32, device=index.device)
         return (index.unsqueeze(-1) * self.block + offsets).flatten(1)
+
+
+def draw_all(
+    kinds: Sequence[tuple[Pattern, int]],
+    steps: int,
+    batch: int,
+    *,
+    generator: torch.Generator | None = None,
+    device: torch.device | str | None = None,
+) -> list[Mask | None]:
+    """A mask for each pattern and number of units, one after another; as ``Pattern.draw``.
+
+    On a GPU, whose time goes with the number of kernels, all exact ones of a kind are drawn at once.
+    """
+    how: Any = {"generator": generator, "device": device}
+    at_once = torch.device(device or "cpu").type != "cpu" and not torch.compiler.is_compiling()
+    done: dict[tuple[Pattern, int], list[Mask]] = {}
+    for kind in dict.fromkeys(kinds) if at_once else ():
+        pattern, units = kind
+        if pattern.exact and pattern.batch_extent is None and pattern.time_extent is not None:
+            whole = pattern.draw(steps * kinds.count(kind), units, batch, **how)
+            if whole is not None and whole.index is not None:
+                done[kind] = [replace(whole, steps=steps, index=each) for each in whole.index.split(steps)]
+    return [
+        done[kind].pop(0) if kind in done else kind[0].draw(steps, kind[1], batch, **how) for kind in kinds
+    ]
 
 
 def _index_lists(keep: Tensor) -> tuple[Tensor, Tensor]:

@@ -186,5 +186,5 @@ def test_what_ignores_an_interruption_is_killed(commands, monkeypatch):
     monkeypatch.setattr(commands, "_PATIENCE", 1.0)
     process = subprocess.Popen(program(ends), start_new_session=True)
     time.sleep(1)
-    assert not commands._ends(process, 0)
+    assert not commands.ends(process, 0)
     assert process.returncode == -9

@@ -1,7 +1,7 @@
 """Compiles the kernels for GPUs that need not be there: what the interpreter accepts, Triton may not.
 
-A process of its own, without the interpreter. Prints a line of JSON for each kernel: what the compiler says of its
-resources, and its machine code. Without --quick all presets' layers in all precisions.
+A process of its own, without the interpreter. Prints a line of JSON for each kernel: what the compiler says
+of its resources, and its machine code. Without --quick all presets' layers in all precisions.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ LAYERS = {
     "ner-bilstm": (200, 10, 100),
 }
 # What a recurrence may be asked for beside a plain sequence, all at once.
-ALL = dict.fromkeys("REVERSE PACKED COUNTED BIASED HAS_DH HAS_DC".split(), True)
+ALL = dict.fromkeys(("REVERSE", "PACKED", "COUNTED", "BIASED", "HAS_DH", "HAS_DC"), True)
 PLAIN = dict.fromkeys(ALL, False)
 
 

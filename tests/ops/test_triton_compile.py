@@ -1,4 +1,4 @@
-"""The kernels compile for GPUs, which the interpreter does not tell, to the code that they are meant to become."""
+"""The kernels compile for GPUs, which the interpreter does not tell, to the code that is meant."""
 
 from __future__ import annotations
 
@@ -64,8 +64,7 @@ def test_a_wait_without_an_end_is_an_error(made):
 
 
 def test_the_state_is_read_in_whole_rows(made):
-    """Kept units lie apart, their rows side by side. By 2 bytes come but the 4 gates and c, one access in each of
-    a program's 32 or 64 rows."""
+    """Kept units lie apart, their rows side by side. Only the input's share of the gates comes by 2 bytes."""
     for label in ("zaremba-medium", "nmt-luong", "zaremba-large"):
         kernel = next(kernel for key, kernel in made.items() if label in key and "forward" in key)
         by_two = beginning(kernel["instructions"], "LDG.E.U16")
@@ -89,7 +88,7 @@ def test_no_product_is_done_twice(made):
 
 
 def test_nothing_is_fetched_or_stored_later_or_earlier_than_need_be(made):
-    """The first weights are on their way before a program waits; what no other needs is stored after the tell."""
+    """The first weights are on their way before a program waits; what no other needs is stored later."""
     for label, kernel in made.items():
         if "persistent" not in label or "bf16" not in label:
             continue

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from strop.ops import selection as selection_in_torch
 from strop.ops.products import Keep
-from strop.ops.triton import gathered, products
-from strop.ops.triton.columns import pack
+from strop.ops.triton import gathered, products, selection
+from strop.ops.triton.columns import kept_map, pack
 from triton_oracle import assert_as_accurate, dense, make_keep
 
 SHAPES = [(1, 1, 1, 1), (2, 3, 130, 7), (3, 17, 9, 68)]  # T, B, K, N
@@ -92,3 +93,26 @@ def test_packed_weights_have_the_gates_of_a_panel_side_by_side(device, hidden):
     unpacked = packed.permute(2, 1, 3, 0).flatten(1, 2)
     assert torch.equal(unpacked[:, :hidden].flatten(0, 1), weight)
     assert not unpacked[:, hidden:].any()
+
+
+@pytest.mark.parametrize(("rows", "columns", "kept"), [(3, 7, 4), (2, 1, 1), (2, 33, 33), (4, 100, 1)])
+def test_the_same_units_are_chosen_as_elsewhere(device, rows, columns, kept):
+    for keys in (
+        torch.randint(2**31 - 1, (rows, columns), dtype=torch.int32),
+        torch.randint(-3, 3, (rows, columns), dtype=torch.int32),  # of equal keys the first ones
+        torch.full((rows, columns), 2**31 - 1, dtype=torch.int32),
+    ):
+        expected = selection_in_torch.smallest(keys, kept)
+        assert torch.equal(selection.smallest(keys.to(device), kept).cpu(), expected)
+
+
+@pytest.mark.parametrize("kind", ["half", "ragged", "none", "all"])
+def test_a_map_says_what_is_kept(device, kind):
+    keep = make_keep(kind, 5, 19, torch.Generator())
+    assert keep is not None
+    arrived = torch.full((1,), 7, dtype=torch.int32, device=device)
+    on_device = Keep(keep.index.to(device), None, keep.scale)
+    kept = kept_map(on_device, 19, arrived).cpu()
+    assert arrived.item() == 0
+    for row, listed in zip(kept.tolist(), keep.index.tolist(), strict=True):
+        assert [unit for unit, there in enumerate(row) if there] == [unit for unit in listed if unit < 19]

@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import strop
+from strop.bench.presets import LAYER_PRESETS
+from strop.bench.stack import build
 from strop.ops import choice, dispatch
 from strop.ops.cells import GRU, LSTM
 from strop.ops.products import Keep
 from strop.ops.recurrence import Layer
-from strop.ops.triton import columns, gathered, launch, recurrence, ways
+from strop.ops.triton import columns, gathered, launch, recurrence, selection, ways
 from strop.ops.triton.steps import ANY_SIZE
 from strop.tasks.language.model import LanguageModel
 from strop.training.gradients import clipped_step, gradient_norm
@@ -62,7 +64,7 @@ def pretended(monkeypatch) -> Iterator[list[str]]:
         assert all(x.is_meta for x in arguments if isinstance(x, Tensor))
         launched.append(kernel.fn.__name__)
 
-    for module in (recurrence, columns, gathered):
+    for module in (recurrence, columns, gathered, selection):
         monkeypatch.setattr(module, "run", run)
     monkeypatch.setattr(launch, "interpreting", False)
     monkeypatch.setattr(launch, "processors", lambda device: 132)
@@ -180,3 +182,37 @@ def test_a_kind_of_work_is_all_that_its_kernels_are_compiled_for(pretended, monk
             recurrence.backward(layer, *grads, *saved)
             calls += 1
     assert len(variants) > calls / 2
+
+
+class Counted(TorchDispatchMode):
+    """Counts the operators that run something on a device: not those that only look at memory anew."""
+
+    FREE = frozenset(
+        (
+            *("view", "_unsafe_view", "t", "transpose", "select", "slice", "expand", "detach", "alias"),
+            *("unsqueeze", "squeeze", "permute", "as_strided", "split", "unbind"),
+            *("empty", "empty_like", "new_empty"),
+        )
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        self.names += [] if name in self.FREE else [name]
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_pass_takes_few_kernels(pretended):
+    """Two layers of 650 units, with the drawing of their masks: a graph's time goes with its nodes."""
+    preset = LAYER_PRESETS["zaremba-medium"]
+    with torch.device("meta"):
+        model = build(preset, "nr-rh-st").to(torch.bfloat16)
+    x, grad = torch.zeros(2, 35, 20, 650, device="meta", dtype=torch.bfloat16)
+    x.requires_grad_()
+    with Counted() as counted:
+        torch.autograd.grad(model(x), (x, *model.parameters()), grad)
+    assert len(counted.names) + len(pretended) <= 40, (sorted(counted.names), sorted(pretended))
+    assert pretended.count("_smallest") == 1

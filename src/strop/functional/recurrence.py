@@ -230,14 +230,15 @@ def recurrence(
         check_operand("weight_hr", weight_hr, (units, hidden), x)
         check_mask("input_mask", input_mask, steps, batch, features, x.device)
         check_mask("recurrent_mask", recurrent_mask, steps, batch, units, x.device)
-        layer = Layer(cell, reverse, batch_sizes, bf16)
+        layer = Layer(cell, reverse, batch_sizes, bf16, states is None)
         if input_mask is not None and input_mask.index is None:
             x = times_mask(x, input_mask, layer)
         multiplier = None
         if recurrent_mask is not None and recurrent_mask.index is None:
             multiplier = recurrent_mask.multiplier(x.dtype)
         recurrent_keep = keep_of(recurrent_mask)
-        if states is None and multiplier is None:
+        # On a GPU the first step's product takes less than the kernels that would spare it.
+        if states is None and multiplier is None and x.is_cpu:
             recurrent_keep = _from_second_turn(recurrent_keep, steps, units, reverse, x.device)
         y, *last = _run(layer, x, (h0, c0, *weights), keep_of(input_mask), recurrent_keep, multiplier)
     return y, tuple(last)

@@ -26,7 +26,7 @@ from strop.nn.masks import (
 from strop.nn.taken_over import drops_input, get_share, set_share, source_of
 from strop.ops import choice, dispatch
 from strop.ops.cells import CELLS
-from strop.pattern import Mask, Pattern, check_probability
+from strop.pattern import Mask, Pattern, check_probability, draw_all
 
 
 class Recurrent(nn.RNNBase):
@@ -169,20 +169,21 @@ class Recurrent(nn.RNNBase):
         generator: torch.Generator | None = None,
         source: Any = None,
     ) -> Masks:
-        device, (of_input, between, of_states) = self.weight_ih_l0.device, shares
+        of_input, between, of_states = shares
 
-        def mask(p: float, units: int) -> Mask | None:
-            pattern = with_probability(self.pattern, p)
-            return pattern.draw(steps, units, batch, generator=generator, device=device)
+        def draw(kinds: list[tuple[float, int]]) -> list[Mask | None]:
+            patterns = [(with_probability(self.pattern, p), units) for p, units in kinds]
+            return draw_all(patterns, steps, batch, generator=generator, device=self.weight_ih_l0.device)
 
+        first = [(of_input, self.input_size)]
+        rest = [(between, units) for units in self._input_units[self._directions :: self._directions]]
+        rest += [(of_states, self._units)] * len(self._input_units)
         if source is None:
-            first = mask(of_input, self.input_size)
+            drawn = draw(first + rest)
         else:
-            first = source.draw(steps, batch, self.input_size, lambda: mask(of_input, self.input_size))
-        inputs: list[Mask | None] = [first] * self._directions
-        for layer in range(1, self.num_layers):
-            inputs += [mask(between, self._input_units[layer * self._directions])] * self._directions
-        return Masks(tuple(inputs), tuple(mask(of_states, self._units) for _ in inputs))
+            drawn = [source.draw(steps, batch, self.input_size, lambda: draw(first)[0]), *draw(rest)]
+        inputs = tuple(mask for mask in drawn[: self.num_layers] for _ in range(self._directions))
+        return Masks(inputs, tuple(drawn[self.num_layers :]))
 
     def _run(self, input: Tensor | PackedSequence, hx: Any, masks: Masks | None) -> tuple[Any, Any]:
         """``forward`` of all of them: hx and the hidden state that is returned are a tuple for an LSTM."""

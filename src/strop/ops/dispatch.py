@@ -168,8 +168,12 @@ def why_not_bf16(device: torch.device) -> str | None:
 
 def selection(device: torch.device) -> Any:
     """The module with ``smallest`` for keys on ``device``; all of them choose the same units."""
-    runs_native = asked() in (None, "native") and device.type == "cpu" and native.missing is None
-    return native if runs_native else strop.ops.selection
+    if asked() in (None, "native") and device.type == "cpu" and native.missing is None:
+        return native
+    on_gpu = device.type == "cuda" or asked() == "triton"
+    if on_gpu and asked() in (None, "triton") and why_not("triton", torch.empty(0, device=device)) is None:
+        return _module("triton", "selection")
+    return strop.ops.selection
 
 
 def _wrapped(backend: ModuleType) -> Any:

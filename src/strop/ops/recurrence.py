@@ -35,12 +35,14 @@ class Layer(NamedTuple):
             None for as many in every step.
         bf16: whether a backend may round the products' operands to bfloat16; sums, states and gradients keep
             their precision.
+        from_zeros: whether the initial states are zeros, whose gradients nobody asks for.
     """
 
     cell: Cell
     reverse: bool = False
     batch_sizes: Tensor | None = None
     bf16: bool = False
+    from_zeros: bool = False
 
 
 class Rows:

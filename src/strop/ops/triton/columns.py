@@ -14,10 +14,25 @@ _BLOCK = 128
 
 
 @triton.jit
+def _listed(index, step, column, width, DEPTH: tl.constexpr):
+    """Whether columns are in a step's list, which ascends: by halves to the first entry that is no less."""
+    row = index + step.to(tl.int64) * width
+    low = column * 0
+    high = low + width
+    for _ in tl.static_range(DEPTH):  # pyright: ignore[reportGeneralTypeIssues]
+        middle = (low + high) // 2
+        searching = low < high
+        less = (tl.load(row + middle, mask=searching, other=0) < column) & searching
+        high = tl.where(searching & (less == 0), middle, high)
+        low = tl.where(less, middle + 1, low)
+    return (tl.load(row + low, mask=low < width, other=-1) == column) & (low < width)
+
+
+@triton.jit
 def _drop(
     x,
     initial,
-    kept,
+    index,
     mask,
     offsets,
     out,
@@ -25,12 +40,14 @@ def _drop(
     steps,
     batch,
     columns,
+    width,
     mask_stride,
     REVERSE: tl.constexpr,
     PACKED: tl.constexpr,
     PREVIOUS: tl.constexpr,
     LISTED: tl.constexpr,
     MASKED: tl.constexpr,
+    DEPTH: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -64,8 +81,7 @@ def _drop(
     else:
         value = tl.load(x + at, mask=valid, other=0.0).to(tl.float32)
     if LISTED:
-        at_kept = kept + step.to(tl.int64) * columns + column
-        taken = tl.load(at_kept, mask=column < columns, other=0) != 0
+        taken = _listed(index, step, column, width, DEPTH)
         value = tl.where(taken[None, :], value * scale, 0.0)
     if MASKED:
         at_mask = (
@@ -111,11 +127,30 @@ def pack(weight: Tensor, gates: int, lanes: int, padded: int | None = None) -> T
     return out
 
 
-def kept_map(keep: Keep, columns: int) -> Tensor:
-    """int8 ``[T, columns]``: 1 where a column takes part."""
-    # The padding of ragged lists falls beyond the last column.
-    kept = torch.zeros(keep.index.shape[0], columns + 1, dtype=torch.int8, device=keep.index.device)
-    return kept.scatter_(1, keep.index.long(), 1)[:, :columns].contiguous()
+@triton.jit
+def _map(index, kept, arrived, columns, width, COUNTER: tl.constexpr, BLOCK: tl.constexpr):
+    """A step's row: zeros, then ones where the list says so; its padding falls beyond the last column."""
+    step = tl.program_id(0).to(tl.int64)
+    if COUNTER:
+        tl.store(arrived, 0)
+    for at in range(0, columns, BLOCK):
+        column = at + tl.arange(0, BLOCK)
+        tl.store(kept + step * columns + column, tl.zeros((BLOCK,), tl.int8), mask=column < columns)
+    tl.debug_barrier()
+    for at in range(0, width, BLOCK):
+        position = at + tl.arange(0, BLOCK)
+        unit = tl.load(index + step * width + position, mask=position < width, other=columns)
+        tl.store(kept + step * columns + unit, tl.full((BLOCK,), 1, tl.int8), mask=unit < columns)
+
+
+def kept_map(keep: Keep, columns: int, arrived: Tensor | None = None) -> Tensor:
+    """int8 ``[T, columns]``: 1 where a column takes part; on the way ``arrived`` becomes 0."""
+    steps, width = keep.index.shape
+    kept = torch.empty(steps, columns, dtype=torch.int8, device=keep.index.device)
+    counter = kept if arrived is None else arrived
+    counts = {"COUNTER": arrived is not None}
+    run(_map, (steps,), keep.index.contiguous(), kept, counter, columns, width, BLOCK=256, **counts)
+    return kept
 
 
 def drop(
@@ -124,7 +159,6 @@ def drop(
     batch: int,
     offsets: Tensor | None = None,
     *,
-    kept: Tensor | None = None,
     mask: Tensor | None = None,
     initial: Tensor | None = None,
     reverse: bool = False,
@@ -136,7 +170,6 @@ def drop(
         keep: by step; None keeps all.
         batch: rows of a step, or the most there are.
         offsets: where steps begin, ``[T + 1]``, if they have different numbers of rows.
-        kept: ``kept_map(keep, K)`` if it is known.
         mask: a multiplier ``[T or 1, batch, K]``.
         initial: ``[batch, K]``: take at each step the rows of the step before it in time, and these before
             the first.
@@ -146,8 +179,7 @@ def drop(
         return x
     columns = x.shape[1]
     steps = x.shape[0] // batch if offsets is None else offsets.shape[0] - 1
-    if keep is not None and kept is None:
-        kept = kept_map(keep, columns)
+    width = 0 if keep is None else keep.index.shape[1]
     x = x.contiguous()
     out = torch.empty_like(x) if out is None else out
     rows = min(16, triton.next_power_of_2(batch))
@@ -156,7 +188,7 @@ def drop(
         (steps, -(-batch // rows), -(-columns // _BLOCK)),
         x,
         x if initial is None else initial,
-        x if kept is None else kept,
+        x if keep is None else keep.index.contiguous(),
         x if mask is None else mask.contiguous(),
         x if offsets is None else offsets,
         out,
@@ -164,12 +196,14 @@ def drop(
         steps,
         batch,
         columns,
+        width,
         0 if mask is None or mask.shape[0] == 1 else batch * columns,
         REVERSE=reverse,
         PACKED=offsets is not None,
         PREVIOUS=initial is not None,
         LISTED=keep is not None,
         MASKED=mask is not None,
+        DEPTH=width.bit_length(),
         ROWS=rows,
         BLOCK=_BLOCK,
     )

@@ -81,15 +81,15 @@ def _forward(
     recurrent_keep: Keep | None,
 ) -> tuple[Tensor, Tensor, Tensor | None, tuple[Tensor, ...]]:
     hidden, rows, batch = sequence.hidden, sequence.rows, sequence.batch
-    bias, bias_n = _biases(sequence, b_ih, b_hh)
-    gates = forward_rows(x.reshape(rows, -1), w_ih, bias, input_keep, batch, sequence.offsets)
+    gates = forward_rows(x.reshape(rows, -1), w_ih, b_ih, input_keep, batch, sequence.offsets)
     weights = pack(w_hh, sequence.gates, plan.lanes, tiles.padded(sequence.gates))
     y = h0.new_empty(sequence.like(hidden))
     cells = h0 if sequence.gates == 1 else h0.new_empty(rows, hidden, dtype=torch.float32)
     row_tiles = -(-batch // plan.rows)
     state = h0.new_empty(2, hidden, row_tiles * plan.rows)
-    sizes = (batch, hidden, row_tiles)
-    run(steps_forward.enter, (-(-hidden // 16), row_tiles), h0, state, *sizes, ROWS=plan.rows, U=16)
+    arrived = torch.empty(1, dtype=torch.int32, device=x.device)
+    entering = (h0, state, arrived, batch, hidden, row_tiles)
+    run(steps_forward.enter, (-(-hidden // 16), row_tiles), *entering, ROWS=plan.rows, U=16)
     kept = h0 if recurrent_keep is None or not plan.resident else kept_map(recurrent_keep, hidden)
     programs = ways.programs(sequence, plan, dropped.width, backward=False)
     whole = ways.in_one_launch(way, programs)
@@ -104,13 +104,13 @@ def _forward(
             h0 if c0 is None else c0,
             state,
             weights,
-            h0 if bias_n is None else bias_n,
+            h0 if b_hh is None else b_hh,
             dropped.index,
             dropped.count,
             kept,
             dropped.mask,
             h0 if sequence.offsets is None else sequence.offsets,
-            torch.zeros(1, dtype=torch.int32, device=x.device) if whole else h0,
+            arrived,
             dropped.scale,
             sequence.steps,
             batch,
@@ -123,7 +123,7 @@ def _forward(
             CELL=sequence.kind,
             REVERSE=sequence.reverse,
             PACKED=sequence.offsets is not None,
-            BIASED=bias_n is not None,
+            BIASED=b_hh is not None,
             G=sequence.gates,
             P=tiles.padded(sequence.gates),
             U=plan.lanes,
@@ -142,22 +142,8 @@ def _forward(
     if sequence.kind != "lstm":
         saved = (weights, gates, cells) if sequence.kind == "gru" else (weights,)
         return y, sequence.last_rows(y), None, saved
-    c = sequence.last_rows(cells).to(h0.dtype)
+    c = sequence.last_rows(cells, h0.dtype)
     return y, sequence.last_rows(y), c, (weights, gates, cells)
-
-
-def _biases(
-    sequence: Sequence, b_ih: Tensor | None, b_hh: Tensor | None
-) -> tuple[Tensor | None, Tensor | None]:
-    """What is added with the input, and a GRU's recurrent bias of gate n, which the reset gate scales."""
-    if b_hh is None:
-        return b_ih, None
-    if sequence.kind != "gru":
-        return (b_hh if b_ih is None else b_ih + b_hh), None
-    hidden = sequence.hidden
-    bias = torch.zeros_like(b_hh) if b_ih is None else b_ih.clone()
-    bias[: 2 * hidden] += b_hh[: 2 * hidden]
-    return bias, b_hh[2 * hidden :].contiguous()
 
 
 def backward(
@@ -176,8 +162,8 @@ def backward(
     recurrent_keep: Keep | None,
     recurrent_mask: Tensor | None,
     need_dx: bool,
-) -> tuple[tuple[Tensor, ...], Tensor | None, Tensor, Tensor | None]:
-    """BP through time: see ``ops.recurrence.backward``.
+) -> tuple[tuple[Tensor, ...], Tensor | None, Tensor | None, Tensor | None]:
+    """BP through time: see ``ops.recurrence.backward``. From zeros there are no gradients of initial states.
 
     Gradients of the gates are ``[N, G * H]``; of a GRU there are two, the second of what the hidden state
     adds.
@@ -186,8 +172,11 @@ def backward(
     dropped = Drop.of(recurrent_keep, recurrent_mask, h0)
     plans = ways.plans_for(sequence, dropped.width, x, backward=True)
 
-    def run_by(way: str) -> tuple[tuple[Tensor, ...], Tensor, Tensor | None]:
-        return _backward(way, plans[way], sequence, dropped, dy, dh, dc, y, h0, c0, saved, recurrent_keep)
+    def run_by(way: str) -> tuple[tuple[Tensor, ...], Tensor | None, Tensor | None]:
+        plan, of_states = plans[way], not layer.from_zeros
+        return _backward(
+            way, plan, sequence, dropped, dy, dh, dc, y, h0, c0, saved, recurrent_keep, of_states
+        )
 
     variant = tuple(grad is not None for grad in (dy, dh, dc))
     grads, dh0, dc0 = run_by(ways.choose(sequence, dropped, x, plans, run_by, "backward", variant))
@@ -210,11 +199,16 @@ def _backward(
     c0: Tensor | None,
     saved: tuple[Tensor, ...],
     recurrent_keep: Keep | None,
-) -> tuple[tuple[Tensor, ...], Tensor, Tensor | None]:
-    """Gradients of the gates, of h0 and of c0."""
+    of_states: bool,
+) -> tuple[tuple[Tensor, ...], Tensor | None, Tensor | None]:
+    """Gradients of the gates, and of h0 and c0 if ``of_states``."""
     hidden, rows, batch = sequence.hidden, sequence.rows, sequence.batch
     weights, gates, cells = saved if len(saved) == 3 else (saved[0], h0, h0)
-    kept = h0 if recurrent_keep is None else kept_map(recurrent_keep, hidden)
+    if recurrent_keep is None:
+        kept, arrived = h0, torch.zeros(1, dtype=torch.int32, device=h0.device)
+    else:
+        arrived = torch.empty(1, dtype=torch.int32, device=h0.device)
+        kept = kept_map(recurrent_keep, hidden, arrived)
     dgates = h0.new_empty(rows, sequence.gates * hidden)
     drecurrent = torch.empty_like(dgates) if sequence.kind == "gru" else dgates
     panel_grads = h0.new_empty(batch, *weights.shape[1:])
@@ -253,7 +247,7 @@ def _backward(
             panel_grads,
             partial,
             carry,
-            torch.zeros(1, dtype=torch.int32, device=h0.device) if whole else h0,
+            arrived,
             dropped.scale,
             sequence.steps,
             batch,
@@ -288,6 +282,9 @@ def _backward(
             **parts,
             **dropped.flags,
         )
+    grads = (dgates, drecurrent) if sequence.kind == "gru" else (dgates,)
+    if not of_states:
+        return grads, None, None
     dh0 = torch.empty_like(h0)
     run(
         steps_backward.initial_grad,
@@ -297,11 +294,13 @@ def _backward(
         carry,
         kept,
         dropped.mask,
-        sequence.entered(h0.device),
+        h0 if sequence.offsets is None else sequence.entered(h0.device),
+        0 if not sequence.reverse else sequence.steps - 1,
         dropped.scale,
         batch,
         hidden,
         dropped.mask_stride,
+        PACKED=sequence.offsets is not None,
         CELL=sequence.kind,
         LISTED=dropped.flags["LISTED"],
         MASKED=dropped.flags["MASKED"],
@@ -309,7 +308,6 @@ def _backward(
         U=64,
         ROWS=16,
     )
-    grads = (dgates, drecurrent) if sequence.kind == "gru" else (dgates,)
     return grads, dh0, carry.to(h0.dtype) if sequence.kind == "lstm" else None
 
 

@@ -61,15 +61,16 @@ class Sequence(NamedTuple):
         """The shape of ``[T, B, width]``, or packed ``[N, width]``."""
         return (self.rows, width) if self.sizes is not None else (self.steps, self.batch, width)
 
-    def last_rows(self, y: Tensor) -> Tensor:
-        """The last h in time of each row of the batch: ``[B, H]``."""
+    def last_rows(self, y: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """The last h in time of each row of the batch: ``[B, H]``, a copy."""
         flat = y.view(self.rows, self.hidden)
         if self.reverse or self.sizes is None:
             first = 0 if self.reverse else self.rows - self.batch
-            return flat[first : first + self.batch].clone()
+            return flat[first : first + self.batch].to(dtype or y.dtype, copy=True)
         lengths = self._lengths()
         begin = torch.cumsum(self.sizes, 0) - self.sizes
-        return flat[to_device(begin[lengths - 1] + torch.arange(self.batch), y.device)]
+        rows = to_device(begin[lengths - 1] + torch.arange(self.batch), y.device)
+        return flat[rows].to(dtype or y.dtype)
 
     def _lengths(self) -> Tensor:
         """Steps of each row, on the CPU."""
@@ -77,10 +78,9 @@ class Sequence(NamedTuple):
         return (self.sizes.unsqueeze(0) > torch.arange(self.batch).unsqueeze(1)).sum(1)
 
     def entered(self, device: torch.device) -> Tensor:
-        """int32 ``[B]``: the step that each row enters with its initial state."""
-        if not self.reverse or self.sizes is None:
-            first = self.steps - 1 if self.reverse else 0
-            return torch.full((self.batch,), first, dtype=torch.int32, device=device)
+        """int32 ``[B]``: the step that each row of a packed sequence enters with its initial state."""
+        if not self.reverse:
+            return torch.zeros(self.batch, dtype=torch.int32, device=device)
         return to_device((self._lengths() - 1).to(torch.int32), device)
 
     def panels(self, tiles: Tiles) -> int:

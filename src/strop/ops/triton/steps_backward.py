@@ -250,20 +250,22 @@ def backward(
             tl.store(carry + at_own, own, mask=(row < own_batch)[:, None] & real)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=ANY_SIZE)
 def initial_grad(
     dh0,  # [B, H]
     partial, carry, kept, mask,
-    entered,  # int32 [B]: the step that each row enters with its initial state
-    scale, batch, hidden, mask_stride,
-    CELL: tl.constexpr, LISTED: tl.constexpr, MASKED: tl.constexpr, SPLITS: tl.constexpr, U: tl.constexpr,
-    ROWS: tl.constexpr,
+    entered,  # packed: int32 [B], the step that each row enters with its initial state; else all at `first`
+    first, scale, batch, hidden, mask_stride,
+    PACKED: tl.constexpr, CELL: tl.constexpr, LISTED: tl.constexpr, MASKED: tl.constexpr,
+    SPLITS: tl.constexpr, U: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """The gradient of h0, from what the last steps of ``backward`` left."""
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     unit = tl.program_id(0) * U + tl.arange(0, U)
     valid = (row < batch)[:, None] & (unit < hidden)[None, :]
-    step = tl.load(entered + row, mask=row < batch, other=0).to(tl.int64)[:, None]
+    step = (row * 0 + first)[:, None]
+    if PACKED:
+        step = tl.load(entered + row, mask=row < batch, other=0)[:, None]
     was_kept = _among_kept(kept, step, unit, valid, hidden, LISTED)
     dh = _through_product(
         partial, mask, step, row, unit, was_kept, scale, batch, hidden, mask_stride, MASKED, SPLITS

@@ -58,8 +58,13 @@ def _state(
 
 
 @triton.jit
-def enter(h0, state, batch, hidden, row_tiles, ROWS: tl.constexpr, U: tl.constexpr):
-    """The initial state into both halves of ``state``: rows of packed sequences may begin at any step."""
+def enter(h0, state, arrived, batch, hidden, row_tiles, ROWS: tl.constexpr, U: tl.constexpr):
+    """The initial state into both halves of ``state``: rows of packed sequences may begin at any step.
+
+    And nobody has arrived yet.
+    """
+    if tl.program_id(0) + tl.program_id(1) == 0:
+        tl.store(arrived, 0)
     unit = tl.program_id(0) * U + tl.arange(0, U)
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     there = (unit < hidden)[:, None]
@@ -73,13 +78,13 @@ def enter(h0, state, batch, hidden, row_tiles, ROWS: tl.constexpr, U: tl.constex
 
 @triton.jit(do_not_specialize=ANY_SIZE)
 def forward(
-    gates,    # [N, G, H]: what the input adds, with biases; becomes the gates after their nonlinearities
+    gates,    # [N, G, H]: what the input adds; becomes the gates after their nonlinearities
     y, h0,
     cells,    # LSTM: c, float32 [N, H]; GRU: what h adds to gate n, float32 [N, H]
     c0,
     state,    # [2, H, row_tiles * ROWS]: h of the step before, a unit's rows side by side; halves by turns
     weights,  # [H, PANELS, P, U]
-    bias,     # GRU: of gate n, recurrent, [H]
+    bias,     # [G, H], recurrent
     index, count,
     kept,     # int8 [T, H], in place of the index lists if weights are on the chip
     mask, offsets, arrived, scale, steps, batch, hidden, width, row_tiles, mask_stride, first, last,
@@ -120,6 +125,15 @@ def forward(
     if CELL == "gru":
         own += tl.load(y + at_before, mask=earlier, other=0.0).to(tl.float32)
         own += tl.load(h0 + at_own, mask=begins, other=0.0).to(tl.float32)
+
+    if BIASED:
+        at_bias = bias + unit[None, :]
+        b0 = tl.load(at_bias, mask=real, other=0.0).to(tl.float32)
+        if G > 1:
+            b1 = tl.load(at_bias + hidden, mask=real, other=0.0).to(tl.float32)
+            b2 = tl.load(at_bias + 2 * hidden, mask=real, other=0.0).to(tl.float32)
+        if G > 3:
+            b3 = tl.load(at_bias + 3 * hidden, mask=real, other=0.0).to(tl.float32)
 
     for n in range(first, last):
         step = steps - 1 - n if REVERSE else n
@@ -174,6 +188,13 @@ def forward(
             total = tl.sum(total, 0)
         total *= scale
 
+        if BIASED:
+            x0 += b0
+            if G > 1:
+                x1 += b1
+            if CELL == "lstm":
+                x2 += b2
+                x3 += b3
         if P == 1:
             h_new = cell.rnn(x0 + total, CELL)
         else:
@@ -184,8 +205,8 @@ def forward(
                 own = tl.where(valid, c, own)
             else:
                 of_hidden = a2
-                if BIASED:
-                    of_hidden += tl.load(bias + unit, mask=unit < hidden, other=0.0).to(tl.float32)[None, :]
+                if BIASED:  # the reset gate scales it
+                    of_hidden += b2
                 a0, a1, a2, h_new = cell.gru(a0, a1, x2, of_hidden, own)
                 own = tl.where(valid, h_new.to(y.dtype.element_ty).to(tl.float32), own)
         h_new = h_new.to(y.dtype.element_ty)
