@@ -67,6 +67,7 @@ def pretended(monkeypatch) -> Iterator[list[str]]:
     for module in (recurrence, columns, gathered, selection):
         monkeypatch.setattr(module, "run", run)
     monkeypatch.setattr(launch, "interpreting", False)
+    monkeypatch.setattr(launch, "programs_wait", True)
     monkeypatch.setattr(launch, "processors", lambda device: 132)
     monkeypatch.setattr(launch, "shared_memory", lambda device: 227 * 1024)
     monkeypatch.setattr(dispatch, "_why_not_triton", lambda x: None)
