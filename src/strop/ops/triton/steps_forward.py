@@ -2,6 +2,7 @@
 
 # pyright: reportPossiblyUnboundVariable=false, reportAssignmentType=false
 # pyright: reportGeneralTypeIssues=false, reportAttributeAccessIssue=false, reportArgumentType=false
+# pyright: reportOperatorIssue=false
 
 import triton
 import triton.language as tl
