@@ -109,10 +109,13 @@ STROP_INLINE Vec4 max_lanes(Vec a, Vec b, Vec c, Vec d) {
   return fold_lanes(a, b, c, d, [](auto x, auto y) __attribute__((always_inline)) { return x > y ? x : y; });
 }
 
+// The largest x whose e^x is a finite float.
+constexpr float kLargestExponent = 88.72283f;
+
 // e^x to about 1 ulp for results in the normal range; clamped outside it. Range reduction by ln 2 in two
 // parts and a polynomial of degree 6 (Cephes expf).
 STROP_INLINE Vec exp(Vec x) {
-  const Vec lo = set1(-87.0f), hi = set1(88.0f);
+  const Vec lo = set1(-87.0f), hi = set1(kLargestExponent);
   x = x < lo ? lo : x;
   x = x > hi ? hi : x;
   const Vec magic = set1(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
@@ -132,7 +135,11 @@ STROP_INLINE Vec exp(Vec x) {
   return x == x ? reinterpret_cast<Vec>(scaled) : x;
 }
 
-STROP_INLINE Vec sigmoid(Vec x) { return set1(1.0f) / (set1(1.0f) + exp(-x)); }
+// Exactly 0 where e^-x overflows, as in PyTorch: an infinite state times 0 has to be NaN.
+STROP_INLINE Vec sigmoid(Vec x) {
+  const Vec y = set1(1.0f) / (set1(1.0f) + exp(-x));
+  return x < set1(-kLargestExponent) ? Vec{} : y;
+}
 
 // Odd polynomial near zero (Cephes tanhf), 1 - 2 / (e^2|x| + 1) elsewhere.
 STROP_INLINE Vec tanh(Vec x) {
