@@ -33,7 +33,7 @@ INT_MIN, INT_MAX = -(2**31), 2**31 - 1
 # Our own errors; torch's own about a kind of argument, and about a kind of tensor.
 HELPFUL = re.compile(
     r"must|need|give either|Expected (a value of type|Tensor)|not run 'strop|attempted to run this operator"
-    r"|no tensor arguments"
+    r"|no tensor arguments|negation fallback does not support"
 )
 
 pytestmark = pytest.mark.skipif(native.missing is not None, reason=f"not built: {native.missing}")
@@ -190,7 +190,9 @@ def _alias(op: str, arguments: Arguments, name: str, at: int) -> bool:
     if not hosts or value.numel() == 0:
         return False
     host = arguments[hosts[at % len(hosts)]]
-    if host.device.type != "cpu" or host.dtype != torch.float32 or not host.is_contiguous():
+    if host.layout != torch.strided or host.device.type != "cpu" or host.dtype != torch.float32:
+        return False
+    if not host.is_contiguous() or host.is_neg():
         return False
     if host.untyped_storage().nbytes() < host.numel() * 4 or isinstance(host, torch.nn.Parameter):
         return False
