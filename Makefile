@@ -1,29 +1,49 @@
-# Every target creates what it needs from a bare checkout with Python 3.11+ (and a C++ compiler for
-# the native kernels; without one the install still succeeds and runs on plain PyTorch).
+# Every target makes what it needs from a bare checkout with Python 3.11+ (and a C++ compiler for the native
+# kernels; without one the install still succeeds and runs on plain PyTorch), in a virtual environment in .venv.
 PYTHON ?= python3
-# The CPU build; override for another: make install TORCH=torch
+# For an environment without a torch of its own: a torch that PYTHON has already is used, if it is new enough.
 TORCH ?= torch==2.13.0
 # Warnings of the C++ compiler are errors; make install WERROR=OFF for one that warns of more than the tested ones.
 WERROR ?= ON
+# Where pip gets that torch, if not where it gets everything.
+TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
+FOR_COMMANDS := $(VENV)/.installed-recipes
+EDITABLE := $(PIP) install --quiet --no-build-isolation \
+	--config-settings=cmake.define.CMAKE_COMPILE_WARNING_AS_ERROR=$(WERROR) --editable
+SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*) $(wildcard tools/*.py)
 
-.PHONY: install demo test lint docs format sanitize bench gpu gpu-train results clean
+.PHONY: install install-recipes demo test lint docs format sanitize wheel check-install bench gpu gpu-train results clean
 
+# strop with its commands and all that its tests need.
 install: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml CMakeLists.txt $(wildcard csrc/*)
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)"
-	$(BIN)/pip install --quiet --disable-pip-version-check "scikit-build-core>=0.11" "cmake>=3.24" ninja
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[dev]" \
-	  --config-settings=cmake.define.CMAKE_COMPILE_WARNING_AS_ERROR=$(WERROR)
+# strop with its commands alone.
+install-recipes: $(FOR_COMMANDS)
+
+$(FOR_COMMANDS): $(SOURCES)
+	$(PYTHON) tools/environment.py $(VENV) "$(TORCH)" $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	@echo "make: getting what strop's commands need (150 MB)"
+	$(PIP) install --quiet "scikit-build-core>=0.11" "cmake>=3.24" ninja
+	@echo "make: compiling the kernels (a minute or two) and installing strop in $(VENV)"
+	$(EDITABLE) ".[recipes]"
 	$(BIN)/python -c 'from strop.ops import native; print(native.describe())'
 	touch $@
 
-demo: install
+$(INSTALLED): $(FOR_COMMANDS)
+	@echo "make: getting what tests, checks and documentation need (1 GB)"
+	$(EDITABLE) ".[dev]"
+	touch $@
+
+# Whose compiler warns of more than the tested ones can run it all the same.
+demo: WERROR = OFF
+demo: install-recipes
+	@echo "make: the demo takes at most 6 minutes and 1 GB of memory"
 	$(BIN)/strop demo
+	@echo "make: strop is in $(VENV): . $(BIN)/activate makes its commands available"
 
 test: install
 	$(BIN)/python -m pytest
@@ -42,6 +62,14 @@ docs: install
 format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# A wheel in dist/, with kernels for this platform, for Python 3.11 and later and torch 2.10 and later.
+wheel: install-recipes
+	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+# Installs strop in the ways that the documentation names, each in an environment of its own, and trains with it.
+check-install: install
+	$(BIN)/python tools/check_install.py
 
 # All timings of README and docs on an idle machine, 15 minutes; appends to benchmarks/results and writes the tables.
 bench: install
@@ -74,10 +102,10 @@ results: install
 	test -n "$(DATA)" || { echo 'make results DATA="ptb=FOLDER …": the folders of the data sets'; exit 1; }
 	$(BIN)/python benchmarks/train.py $(DATA) $(if $(ONLY),--only $(ONLY)) $(if $(EPOCHS),--epochs $(EPOCHS)) \
 	  $(if $(JOBS),--jobs $(JOBS))
-	$(BIN)/strop report --file docs/results.md
-	$(BIN)/strop report
+	$(BIN)/strop bench tables docs/results.md README.md
 
 # The native kernels under AddressSanitizer and UndefinedBehaviorSanitizer, for each instruction set of this CPU.
+# The fuzzer's examples are the same at every call and have no limit of time: the verdict depends on the code alone.
 # The runtime comes first in the process, and with it what throws exceptions, or it could not intercept them.
 SANITIZED := LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive \
@@ -93,7 +121,7 @@ sanitize: install
 		export STROP_ISA=$$isa; \
 		if $(SANITIZED) -c 'from strop.ops import native; raise SystemExit(native.missing is not None)'; then \
 			echo "sanitize: $$isa"; \
-			$(SANITIZED) -m pytest -q --capture=sys tests/ops -k "native and not process and not accurate" || exit 1; \
+			$(SANITIZED) -m pytest -q --capture=sys -o timeout=0 tests/ops -k "native and not process and not accurate" || exit 1; \
 		else \
 			echo "sanitize: this CPU has no $$isa"; \
 		fi; \

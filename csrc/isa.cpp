@@ -42,8 +42,12 @@ const Kernels* supported(std::string_view name) {
 const Kernels& choose() {
   if (const char* wanted = std::getenv("STROP_ISA"); wanted != nullptr && *wanted != '\0') {
     const Kernels* table = supported(wanted);
-    STD_TORCH_CHECK(table != nullptr, "STROP_ISA=", wanted,
-                    " is not available on this CPU; unset it, or use one of: avx512, avx2, portable");
+    std::string others;
+    for (const char* name : {"avx512", "avx2", "portable"}) {
+      if (supported(name) != nullptr) others += (others.empty() ? "" : ", ") + std::string(name);
+    }
+    STD_TORCH_CHECK(table != nullptr, "STROP_ISA=", wanted, " is not available on this CPU; unset it, or use one of: ",
+                    others);
     return *table;
   }
   for (const char* name : {"avx512", "avx2"}) {
