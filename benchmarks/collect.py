@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from draw import draw
 from plan import DROPOUTS, TABLES, Table, Training, folder_name
 
 from strop.bench.isas import default_isa
 from strop.bench.machine import cpu_model
 from strop.bench.runs import Run, read_run
 from strop.tasks.options import TrainOptions
-from strop.training import plot_curves, read_curve, read_description
+from strop.training import read_curve, read_description
 
 RESULTS = Path(__file__).parent / "results"
 Row = dict[str, str]
@@ -217,24 +218,28 @@ def collect(folders: Sequence[Path], data: str, results: Path) -> list[Row]:
 
 def write_tables(rows: Sequence[Row], results: Path, pictures: Path) -> None:
     """Writes each table as results/NAME.csv and what they say in short as results/overview.csv, and draws the
-    learning curves of each as results-NAME.png."""
+    learning curves of each preset as results-NAME-PRESET.png."""
     tables = {table.name: summary(table, rows, results) for table in TABLES}
     if said := overview(tables):
         _write(results / "overview.csv", said)
     for table in TABLES:
         _write(results / f"{table.name}.csv", tables[table.name])
-        names = [
-            folder_name(training.data, training.preset, dropout, seed)
-            for training in table.trainings
-            for dropout in DROPOUTS
-            for seed in range(training.seeds)
-        ]
-        curves = {
-            name: read_curve(file) for name in names if (file := results / f"{name}-curve.csv").is_file()
-        }
-        if curves:
-            column = f"valid_{table.measures[-1][1]}"
-            plot_curves(curves, column, pictures / f"results-{table.name}.png", "epoch")
+        for training in table.trainings:
+            curves = {dropout: _curves(training, dropout, results) for dropout in DROPOUTS}
+            if curves := {dropout: seeds for dropout, seeds in curves.items() if seeds}:
+                file = pictures / f"results-{table.name}-{training.preset}.png"
+                draw(
+                    f"{table.command} --preset {training.preset}, data: {training.data}",
+                    table.measures[-1][1],
+                    curves,
+                    file,
+                )
+
+
+def _curves(training: Training, dropout: str, results: Path) -> list[list[dict[str, float]]]:
+    names = (folder_name(training.data, training.preset, dropout, seed) for seed in range(training.seeds))
+    files = (results / f"{name}-curve.csv" for name in names)
+    return [read_curve(file) for file in files if file.is_file()]
 
 
 def main() -> int:

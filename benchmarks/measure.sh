@@ -1,5 +1,5 @@
 #!/bin/sh
-# Takes all measurements of the README and of docs/, in about 15 minutes: on an idle machine, with strop[recipes,peers]
+# Takes all measurements of the README and of docs/, in about 15 minutes: on an idle machine, with the extras recipes and peers
 # installed. Appends to benchmarks/results, then writes tables and pictures. `strop` is the one on the PATH.
 # What is left to hand, as it takes longer: strop bench sweep --csv benchmarks/results/sweep.csv
 set -eu
@@ -35,4 +35,4 @@ if STROP_ISA=avx2 python -c 'from strop.ops import native; raise SystemExit(nati
   unset STROP_ISA
 fi
 
-for page in README.md docs/benchmarks.md docs/choosing-p.md; do strop report --file $page; done
+strop bench tables README.md docs/benchmarks.md docs/choosing-p.md

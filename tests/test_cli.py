@@ -68,17 +68,79 @@ def test_who_reads_the_output_may_stop_early(program):
     assert (done.returncode, done.stderr) == (141, b"")
 
 
-def test_the_version_is_told(monkeypatch, capsys):
-    monkeypatch.setattr(cli, "version", lambda name: f"1.2.3 of {name}")
-    assert cli.main(["--version"]) == 0
-    assert capsys.readouterr().out == "strop 1.2.3 of strop\n"
+@pytest.mark.parametrize("word", ["--version", "-V", "version"])
+def test_the_version_is_told(word, monkeypatch, capsys):
+    monkeypatch.setattr("strop.version.__version__", "1.2.3")
+    assert cli.main([word]) == 0
+    assert capsys.readouterr().out == "strop 1.2.3\n"
 
-    def missing(name):
-        raise cli.PackageNotFoundError(name)
 
-    monkeypatch.setattr(cli, "version", missing)
-    assert cli.main(["--version"]) == 0
-    assert "not installed" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("words", "suggested"),
+    [
+        (["trian", "lm"], "strop train lm"),
+        (["train", "ml"], "strop train lm"),
+        (["trainlm", "--units", "9"], "strop train lm"),
+        (["reprot"], "strop report"),
+        (["bench", "layers"], "strop bench layer"),
+    ],
+)
+def test_what_was_meant_is_suggested_in_one_line(words, suggested, capsys):
+    assert cli.main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"no such command: strop {' '.join(words)}; did you mean: {suggested}?" in line
+
+
+def test_help_is_a_command_too(capsys):
+    assert cli.main(["help"]) == 0
+    assert "train lm" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["help", "train", "ner"])
+    assert ended.value.code == 0
+    assert "usage: strop train ner" in capsys.readouterr().out
+
+
+HELP = [
+    ["--version"],
+    ["--help"],
+    ["train"],
+    *([*name, "--help"] for name in cli._COMMANDS if name[0] not in ("bench", "hardware")),
+]
+
+
+def test_version_and_help_load_no_torch():
+    program = f"""
+import contextlib, io, sys
+from strop import cli
+for words in {HELP!r}:
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+        cli.main(words)
+    assert "torch" not in sys.modules, words
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "preset", [("lm", "zaremba-large", "1500"), ("nmt", "multi30k", "512"), ("ner", "ma-hovy", "200")]
+)
+def test_help_of_a_training_shows_the_values_of_its_presets(preset, monkeypatch, capsys):
+    task, name, units = preset
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        cli.main(["train", task, "--help"])
+    out = capsys.readouterr().out
+    header, *rows = [line for line in out.splitlines() if line.startswith("  ")]
+    column = header.split().index(name)
+    values = {
+        row.split()[0]: row.split()[1 + column] for row in rows if len(row.split()) == 1 + len(header.split())
+    }
+    assert values["units"] == units
+    assert {"layers", "batch", "rate", "epochs", "p"} <= values.keys() | {"layers"}
+    assert "goes before" not in out
+    assert "(default: None)" not in out
+    assert all(title in out for title in ("task options", "run options", "machine options", "preset options"))
+    assert max(map(len, out.splitlines())) <= 80
 
 
 @pytest.mark.parametrize(
@@ -115,7 +177,7 @@ def test_a_commands_help_teaches(capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["fly"], "no such command: strop fly"),
+        (["fly"], "no such command: strop fly; strop --help lists the commands"),
         (["train"], "incomplete command: strop train"),
         (["train", "lm", "--data", "/nowhere"], "/nowhere: no such folder"),
         (["train", "lm", "--p", "1.5"], r"p: 1.5; it must be in [0, 1)"),
@@ -221,7 +283,9 @@ def test_a_folder_of_another_kind_is_not_resumed(tmp_path, capsys):
 def test_a_missing_extra_is_named(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tyro", None)
     assert cli.main(["train", "lm"]) == 2
-    assert "pip install 'strop[recipes]'" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "tyro is not installed; the commands need: pip install" in error
+    assert "'tyro>=" in error
     assert cli.main(["--help"]) == 0
 
 

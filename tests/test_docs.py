@@ -38,6 +38,20 @@ def test_python_blocks_run_one_after_another(page, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
+def test_code_fits_a_page(page):
+    lines = [line for block in BLOCK.findall(page.read_text()) for line in block.splitlines()]
+    assert [line for line in lines if len(line) > 80] == []
+
+
+def test_the_readmes_figures_are_measured():
+    text = (ROOT / "README.md").read_text()
+    tables = "".join(shown for page in PAGES for _, shown in TABLE.findall(page.read_text()))
+    figures = re.findall(r"\*\*([\d.]+x)\*\*", text)
+    assert len(figures) >= 3
+    assert [figure for figure in figures if f" {figure} " not in tables] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
 def test_links_lead_somewhere(page):
     missing = [link for link in LINK.findall(page.read_text()) if not (page.parent / link).exists()]
     assert not missing
@@ -48,7 +62,7 @@ def test_tables_are_current(page):
     for table, shown in TABLE.findall(page.read_text()):
         try:
             assert shown == report.render(table, ROOT / "benchmarks" / "results"), (
-                f"{table}: run strop report --file {name(page)}"
+                f"{table}: run strop bench tables {name(page)}"
             )
         except LookupError:
             assert shown == "", f"{table}: shown, but not measured"

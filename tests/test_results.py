@@ -104,7 +104,7 @@ def test_a_run_is_collected_once_and_unfinished_ones_have_no_test(collect, tmp_p
     assert len(rows) == 1
     assert table(collect, rows, tmp_path)["zaremba-medium", "nr-rh-st"]["epochs"] == "39 of 39"
     collect.write_tables(rows, tmp_path, tmp_path)
-    assert (tmp_path / "results-language.png").read_bytes()[:4] == b"\x89PNG"
+    assert (tmp_path / "results-language-zaremba-medium.png").read_bytes()[:4] == b"\x89PNG"
     with (tmp_path / "tagging.csv").open(newline="") as stream:
         assert {row["epochs"] for row in csv.DictReader(stream)} == {"not run"}
 

@@ -1,49 +1,80 @@
-"""The command `strop`. A command's module is imported when it is called, and it alone.
+"""The command `strop`. A command's modules are imported when it is called, and they alone.
 
-Such a module has a dataclass `Options` and `run(options) -> exit status`. Options that know `--resume` or
-`--config` have `stored()`: the options of the run that these name, which those on the line go before. Options
-with an `environment` want a process that has these variables.
+`_Command.options` is the module of a dataclass `Options`, which needs no PyTorch where `--help` shall be
+quick, and `_Command.run`, by default the same, that of `run(options) -> exit status`. Options that know
+`--resume` or `--config` have `stored()`: the options of the run that these name, which those on the line
+override. Options with an `environment` want a process that has these variables.
 """
 
+import difflib
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
+
+from strop import streams
 
 
 @dataclass(frozen=True)
 class _Command:
-    module: str
+    options: str
     summary: str
+    run: str | None = None
+    trains: bool = False
 
 
 _COMMANDS: dict[tuple[str, ...], _Command] = {
-    ("demo",): _Command("strop.demo", "three kinds of dropout side by side, on real text, in minutes"),
-    ("train", "lm"): _Command("strop.tasks.language", "train a language model"),
-    ("train", "nmt"): _Command("strop.tasks.translation", "train a translation model"),
-    ("translate",): _Command("strop.tasks.translation.translate", "translate stdin with a trained model"),
-    ("train", "ner"): _Command("strop.tasks.tagging", "train a tagger for named entities"),
-    ("tag",): _Command("strop.tasks.tagging.tag", "label stdin with a trained tagger"),
+    ("demo",): _Command(
+        "strop.demo.options",
+        "three kinds of dropout side by side, on real text, in minutes",
+        "strop.demo",
+        True,
+    ),
+    ("train", "lm"): _Command(
+        "strop.tasks.language.options", "train a language model", "strop.tasks.language", True
+    ),
+    ("train", "nmt"): _Command(
+        "strop.tasks.translation.options", "train a translation model", "strop.tasks.translation", True
+    ),
+    ("translate",): _Command(
+        "strop.tasks.translation.translate_options",
+        "translate stdin with a trained model",
+        "strop.tasks.translation.translate",
+    ),
+    ("train", "ner"): _Command(
+        "strop.tasks.tagging.options", "train a tagger for named entities", "strop.tasks.tagging", True
+    ),
+    ("tag",): _Command(
+        "strop.tasks.tagging.tag_options", "label stdin with a trained tagger", "strop.tasks.tagging.tag"
+    ),
+    ("report",): _Command("strop.bench.runs_options", "compare training runs", "strop.bench.runs"),
+    ("advise",): _Command(
+        "strop.bench.advise_options",
+        "which dropout is fastest for your sizes, on this machine",
+        "strop.bench.advise",
+    ),
+    ("convert-check",): _Command(
+        "strop.bench.convert_check_options",
+        "what strop.convert makes of your model, and how fast",
+        "strop.bench.convert_check",
+    ),
     ("bench", "layer"): _Command("strop.bench.layer", "time the LSTM layers of a preset, by phase"),
     ("bench", "train"): _Command("strop.bench.train", "time whole training steps of a preset"),
     ("bench", "sweep"): _Command("strop.bench.sweep", "time many shapes against the best alternative"),
     ("bench", "peers"): _Command("strop.bench.peers", "time a layer against torch.compile and JAX"),
     ("bench", "load"): _Command("strop.bench.load", "time a layer beside other work on the same cores"),
     ("bench", "keep"): _Command("strop.bench.keep", "time over the kept share, over steps and over batch"),
-    ("report",): _Command("strop.bench.report", "compare training runs; or tables from what bench measured"),
-    ("convert-check",): _Command(
-        "strop.bench.convert_check", "what strop.convert makes of your model, and how fast"
-    ),
-    ("advise",): _Command("strop.bench.advise", "which dropout is fastest for your sizes, on this machine"),
     ("hardware",): _Command(
         "strop.hardware.command", "what dropout is worth on a systolic array or a GPU, predicted"
     ),
     ("bench", "gpu"): _Command("strop.bench.gpu", "check and time a GPU against cuDNN, within 8 minutes"),
+    ("bench", "tables"): _Command("strop.bench.report", "write measured tables into a Markdown file"),
 }
-# What `pip install strop[recipes]` adds.
+# What the extra `recipes` adds.
 _RECIPES = {"matplotlib", "numpy", "rich", "sacrebleu", "safetensors", "tensorboard", "tyro"}
 # What torch's RuntimeError says where there is no memory for a tensor, or no number for its bytes.
 _TORCH_LACKS_MEMORY = (
@@ -53,11 +84,14 @@ _TORCH_LACKS_MEMORY = (
     "multiplication overflow",
 )
 _HELP = {"-h", "--help"}
+# How OpenMP's threads wait for each other: whoever has set one of these has chosen.
+_WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; its exit status. 2 for what the user can put right, 130 after Ctrl-C, 141 where who
     reads the output has had enough of it."""
+    streams.prepare()
     words = list(sys.argv[1:] if arguments is None else arguments)
     return guarded(lambda: _command(words))
 
@@ -72,12 +106,13 @@ def guarded(work: Callable[[], int]) -> int:
         missing = (error.name or "").partition(".")[0]
         if missing not in _RECIPES:
             raise
-        return _fail(f"{missing} is not installed; the commands need: pip install 'strop[recipes]'")
-    except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+        from strop.extras import installing
+
+        return _fail(f"{missing} is not installed; the commands need: {installing('recipes')}")
+    except KeyboardInterrupt as interrupt:
+        return _fail(str(interrupt) or "interrupted", 130)
     except BrokenPipeError:
-        # Else what is still in the buffer is tried once more, and complained of, when the interpreter ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        streams.abandon_stdout()
         return 141
     except Exception as error:
         status = _status(error)
@@ -89,31 +124,65 @@ def guarded(work: Callable[[], int]) -> int:
 
 
 def _command(words: list[str]) -> int:
-    if words == ["--version"]:
-        print(f"strop {_version()}")
+    if words in (["--version"], ["-V"], ["version"]):
+        from strop.version import __version__
+
+        print(f"strop {__version__}")
         return 0
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
     name = next((name for name in _COMMANDS if tuple(words[: len(name)]) == name), None)
     return _overview(words) if name is None else _run(name, words[len(name) :])
 
 
 def _run(name: tuple[str, ...], arguments: list[str]) -> int:
-    import tyro
+    command, prog = _COMMANDS[name], " ".join(("strop", *name))
+    with _ends_at_once():
+        from strop.parsing import parse
 
-    module: Any = importlib.import_module(_COMMANDS[name].module)
-
-    def parse(default: Any = None) -> Any:
-        known = {} if default is None else {"default": default}
-        prog = " ".join(("strop", *name))
-        # None is the absence of an option: in usage and messages it would only puzzle.
-        return tyro.cli(module.Options, prog=prog, args=arguments, config=(tyro.conf.DisallowNone,), **known)
-
-    options = parse()
-    environment = getattr(options, "environment", {})
-    if not environment.items() <= os.environ.items():
-        _start_anew([*name, *arguments], environment)
-    if getattr(options, "resume", False) or getattr(options, "config", None) is not None:
-        options = parse(options.stored())
+        kind = importlib.import_module(command.options).Options
+        options = parse(kind, prog, arguments)
+        environment = getattr(options, "environment", {})
+        if not environment.items() <= os.environ.items():
+            _start_anew([*name, *arguments], environment)
+        if getattr(options, "resume", False) or getattr(options, "config", None) is not None:
+            options = parse(kind, prog, arguments, options.stored())
+        if command.trains:
+            _choose_waiting()
+            if "torch" not in sys.modules and os.environ.get("RANK", "0") == "0":
+                print(f"{prog}: loading PyTorch", flush=True)
+        module: Any = importlib.import_module(command.run or command.options)
     return module.run(options)
+
+
+@contextmanager
+def _ends_at_once() -> Iterator[None]:
+    """Ctrl-C inside ends the process with one line: nothing is lost yet, and an import that is broken off
+    may end in a traceback of somebody else's code."""
+
+    def end(*_: object) -> None:
+        _fail("interrupted")
+        os._exit(130)
+
+    try:
+        before = signal.signal(signal.SIGINT, end)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _choose_waiting() -> None:
+    """Has OpenMP's threads sleep where they wait for each other, unless the user chose otherwise.
+
+    By default they keep their core busy for a while. With other work beside them the thread that they wait
+    for does not get a core then, and a step of two threads takes many times as long. The library reads this
+    when it is loaded, with PyTorch."""
+    if "torch" not in sys.modules and not any(name in os.environ for name in _WAITING):
+        os.environ["OMP_WAIT_POLICY"] = "passive"
 
 
 def _start_anew(words: list[str], environment: Mapping[str, str]) -> None:
@@ -127,27 +196,31 @@ def _overview(words: list[str]) -> int:
     asked = not words or not _HELP.isdisjoint(words)
     given = tuple(word for word in words if not word.startswith("-"))
     names = [name for name in _COMMANDS if name[: len(given)] == given]
+    if not names or (given == () and not asked):
+        what = f"no such command: strop {' '.join(words)}"
+        return _fail(f"{what}; {_suggestion(given)}strop --help lists the commands")
     lines = [
         "usage: strop COMMAND [options]",
         "",
         "Structured dropout that makes recurrent networks train faster.",
         "",
     ]
-    lines += [f"  strop {' '.join(name):<14}{_COMMANDS[name].summary}" for name in names or _COMMANDS]
+    lines += [f"  strop {' '.join(name):<14}{_COMMANDS[name].summary}" for name in names]
     lines += ["", "strop COMMAND --help tells a command's options, strop --version the version."]
-    if asked and names:
+    if asked:
         print("\n".join(lines))
         return 0
     print("\n".join(lines), file=sys.stderr)
-    what = "incomplete command" if names else "no such command"
-    return _fail(f"{what}: strop {' '.join(words)}")
+    return _fail(f"incomplete command: strop {' '.join(words)}")
 
 
-def _version() -> str:
-    try:
-        return version("strop")
-    except PackageNotFoundError:
-        return "(not installed: run from its sources)"
+def _suggestion(given: tuple[str, ...]) -> str:
+    """What may have been meant, if anything is like it."""
+    spelled = {" ".join(name): name for name in _COMMANDS}
+    # What follows a command's name are its options.
+    tries = (" ".join(given[:length]) for length in (2, 1) if len(given) >= length)
+    likely = [found for each in tries for found in difflib.get_close_matches(each, spelled, 1, 0.7)]
+    return f"did you mean: strop {likely[0]}? " if likely else ""
 
 
 def _status(error: Exception) -> int | None:
@@ -176,5 +249,6 @@ def _one_line(error: Exception) -> str:
 def _fail(message: str, status: int = 2) -> int:
     process = os.environ.get("RANK")
     where = f" (process {process})" if process else ""
-    print(f"strop{where}: {message}", file=sys.stderr)
+    with suppress(OSError):  # a terminal that was closed
+        print(f"strop{where}: {message}", file=sys.stderr, flush=True)
     return status

@@ -4,9 +4,10 @@ import math
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 #: Hypotheses side by side, at most: more would be looking at everything.
 WIDEST_BEAM = 10_000
@@ -51,11 +52,11 @@ def check_ranges(
         name, value = field.name, getattr(settings, field.name)
         if not isinstance(value, int | float):
             continue
-        if not abs(value) <= _LARGEST:
-            raise ValueError(f"{name}: {value}; it must be a number of at most {_LARGEST:g}")
-        lowest = (least or {}).get(name, 1 if field.type is int else 0)
         if name in shares and not 0 <= value < 1:
             raise ValueError(f"{name}: {value}; it must be in [0, 1)")
+        lowest = (least or {}).get(name, 1 if field.type is int else 0)
+        if not abs(value) <= _LARGEST:
+            raise ValueError(f"{name}: {value}; it must be a number from {lowest} to {_LARGEST:g}")
         if not value >= lowest:
             raise ValueError(f"{name}: {value}; it must be at least {lowest}")
         if name in positive and not value > 0:
@@ -76,11 +77,15 @@ def use_threads(threads: int | None) -> None:
         raise ValueError(f"threads: {threads}; at least 1 is needed")
     if threads > (most := _MOST["threads"]):
         raise ValueError(f"threads: {threads}; at most {most:,} is possible")
+    import torch
+
     torch.set_num_threads(threads)
 
 
-def find_device(name: str) -> torch.device:
+def find_device(name: str) -> "torch.device":
     """The device of that name; of several processes each gets its own GPU. Raises ValueError."""
+    import torch
+
     try:
         device = torch.device(name)
         if device.type == "cuda" and device.index is None:

@@ -55,14 +55,14 @@ def test_times_are_compared_with_those_in_proportion(tmp_path: Path, capsys: pyt
     assert "keep    FP       0.1" in printed
     assert "batch   overall    6" in printed
 
-    # strop report draws the same from the CSV, and again the same.
+    # strop bench tables draws the same from the CSV, and again the same.
     page = tmp_path / "README.md"
     page.write_text("no table\n")
-    assert report.run(report.Options(file=page, results=tmp_path, check=True)) == 0
+    assert report.run(report.Options((page,), results=tmp_path, check=True)) == 0
     assert not (tmp_path / "keep.png").exists()
     pictures = []
     for _ in range(2):
-        assert report.run(report.Options(file=page, results=tmp_path)) == 0
+        assert report.run(report.Options((page,), results=tmp_path)) == 0
         pictures.append((tmp_path / "keep.png").read_bytes())
     assert pictures[0] == pictures[1]
     assert f"{tmp_path / 'keep.png'}: drawn" in capsys.readouterr().out

@@ -123,7 +123,7 @@ def test_who_cannot_be_had_is_noted(tiny: None, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "jax" else find_spec(name))
     assert peers.run(Options(presets=("lstm-650",), seconds=0, compile_limit=0.01)) == 0
     printed = capsys.readouterr().out
-    assert "JAX is not installed: pip install 'strop[peers]' adds its row." in printed
+    assert "JAX is not installed: pip install 'jax[cpu]>=0.5' adds its row." in printed
     assert "compile at lstm-650 is left out: over 0.01 s" in printed
     assert "eager     lstm-650" in printed
     assert "compile   lstm-650" not in printed

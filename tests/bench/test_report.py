@@ -23,13 +23,13 @@ def options(tmp_path: Path, text: str = TEXT, check: bool = False) -> report.Opt
     file = tmp_path / "README.md"
     if not file.exists():
         file.write_text(text)
-    return report.Options(file=file, results=tmp_path, check=check)
+    return report.Options((file,), results=tmp_path, check=check)
 
 
 def test_writes_then_checks(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     rows(tmp_path / "layer.csv")
     assert report.run(options(tmp_path, check=True)) == 1
-    assert "README.md: not up to date: layer; run strop report" in capsys.readouterr().err
+    assert "README.md: not up to date: layer; run strop bench tables" in capsys.readouterr().err
     assert (tmp_path / "README.md").read_text() == TEXT
     assert report.run(options(tmp_path)) == 0
     text = (tmp_path / "README.md").read_text()
@@ -148,5 +148,5 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str,
 
 
 def test_missing_readme(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert report.run(report.Options(file=tmp_path / "none.md", results=tmp_path)) == 1
+    assert report.run(report.Options((tmp_path / "none.md",), results=tmp_path)) == 1
     assert "none.md" in capsys.readouterr().err

@@ -83,7 +83,6 @@ def test_a_run_older_than_its_measures_is_a_language_model(tmp_path):
     ("files", "message"),
     [
         ({"run.json": None}, "no run there"),
-        ({"curve.csv": None}, "nothing to report before the first evaluation"),
         ({"curve.csv": "step,epoch\n1,1\n"}, "damaged"),
         ({"curve.csv": "step,epoch\nx,1\n"}, "damaged"),
         ({"result.json": "{"}, r"run/result.json: .*damaged"),
@@ -147,3 +146,42 @@ def test_runs_of_different_commands_are_not_compared(tmp_path, capsys):
     assert cli.main(["report", *map(str, folders)]) == 2
     expected = f"{folders[0]} (strop train lm) and {folders[3]} (strop train nmt) are of different tasks"
     assert expected in capsys.readouterr().err
+
+
+def test_runs_are_found_in_a_folder_and_in_runs(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["report"]) == 2
+    assert "runs: there is no such folder here" in capsys.readouterr().err
+    for name in ("a", "b", "sub/c"):
+        folder(tmp_path / "runs" / name)
+    (tmp_path / "runs" / "b" / "curve.csv").unlink()  # before its first evaluation
+    folder(tmp_path / "runs" / "damaged", "step,epoch\nx,1\n")
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    for words in ([], ["runs"]):
+        assert cli.main(["report", *words]) == 0
+        out = capsys.readouterr().out
+        lines = [line.split() for line in out.splitlines()]
+        assert [line[0] for line in lines[2:5]] == ["a", "b", "c"]
+        assert "not evaluated yet" in out
+        assert "left out: runs/damaged: damaged" in out
+    assert (tmp_path / "curves.png").exists()
+    assert {file: file.read_bytes() for file in before} == before
+
+
+def test_runs_of_several_tasks_in_a_folder_have_a_table_each(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, command in (("one", "train lm"), ("two", "train nmt")):
+        place = folder(tmp_path / "runs" / name)
+        (place / "run.json").write_text(json.dumps({"command": command, "measures": MEASURES}))
+    assert cli.main(["report"]) == 0
+    assert capsys.readouterr().out.count("strop report: 1 run") == 2
+    assert (tmp_path / "curves-lm.png").exists()
+    assert (tmp_path / "curves-nmt.png").exists()
+
+
+def test_time_that_was_lost_is_told(tmp_path, capsys):
+    place = folder(tmp_path / "run")
+    result = json.loads((place / "result.json").read_text())
+    (place / "result.json").write_text(json.dumps({**result, "lost_seconds": 75.0}))
+    assert cli.main(["report", str(place), "--plot", str(tmp_path / "curves.png")]) == 0
+    assert "run: 1:15 of" in capsys.readouterr().out

@@ -5,7 +5,8 @@ from typing import ClassVar, Literal
 
 import pytest
 
-from strop.tasks.options import TrainOptions, check_files, with_digests
+from strop.tasks.files import check_files, with_digests
+from strop.tasks.options import TrainOptions
 from strop.training import RunFolderError
 
 

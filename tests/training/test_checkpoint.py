@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from toy_run import ToyTask
 
-from strop.training import CheckpointError, LoopOptions, generators, train, tree
+from strop.training import CheckpointError, LoopOptions, Silent, generators, train, tree
 from strop.training.checkpoint import Checkpoint, CheckpointStore
 
 
@@ -48,11 +48,44 @@ def test_a_checkpoint_reads_back_as_it_was(store):
 
 def test_the_newest_checkpoint_and_the_best_weights_stay(store):
     store.save_best(2, {"w": torch.zeros(2)}, {"loss": 1.0})
+    oldest = store.save(checkpoint(3, best_step=2))
     store.save_best(3, {"w": torch.ones(2)}, {"loss": 0.5})
-    store.save(checkpoint(4, best_step=3))
+    older = store.save(checkpoint(4, best_step=3))
+    assert {entry.name[:6] for entry in store.folder.iterdir()} == {"best-s", oldest.name[:6], older.name[:6]}
     newest = store.save(checkpoint(5, best_step=3))
-    assert {entry.name for entry in store.folder.iterdir()} == {"best-step-3", newest.name}
+    assert {entry.name for entry in store.folder.iterdir()} == {"best-step-3", older.name, newest.name}
     assert torch.equal(store.load_best(3)["w"], torch.ones(2))
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "weights.safetensors", "rank-0.safetensors", "best"])
+def test_a_damaged_newest_checkpoint_falls_back_by_one_and_says_so(tmp_path, file):
+    class Told(Silent):
+        def __init__(self) -> None:
+            self.lines: list[str] = []
+
+        def say(self, message: str) -> None:
+            self.lines.append(message)
+
+    def options(name, epochs, resume=False):
+        return LoopOptions(tmp_path / name, epochs=epochs, resume=resume, tensorboard=False, plot=False)
+
+    train(ToyTask(), options("whole", 3))
+    train(ToyTask(), options("run", 2))
+    store = CheckpointStore(tmp_path / "run" / "checkpoints")
+    newest = store.load(store.latest())
+    older, latest = sorted(path for path in store.folder.iterdir() if path.name[0] == "0")
+    best = store.folder / f"best-step-{newest.best_step}"
+    _damage(best / "weights.safetensors" if file == "best" else latest / file, "flip")
+    told = Told()
+    if file == "best" and store.load(older).best_step == newest.best_step:
+        with pytest.raises(CheckpointError, match="damaged"):
+            train(ToyTask(), options("run", 3, resume=True), progress=told)
+        return
+    train(ToyTask(), options("run", 3, resume=True), progress=told)
+    assert any(f"going on from the checkpoint before it, {older.name}" in line for line in told.lines)
+    whole = CheckpointStore(tmp_path / "whole" / "checkpoints")
+    ends = [each.load(each.latest()) for each in (whole, store)]
+    assert all(torch.equal(a, b) for a, b in zip(*(end.weights.values() for end in ends), strict=True))
 
 
 def test_the_weights_load_into_a_model_without_strop(store):
@@ -85,7 +118,11 @@ def test_a_damaged_checkpoint_is_refused_and_nothing_overwritten(tmp_path, file,
         return LoopOptions(tmp_path / "run", epochs=1, resume=resume, tensorboard=False, plot=False)
 
     train(ToyTask(), options(False))
-    latest = CheckpointStore(tmp_path / "run" / "checkpoints").latest()
+    store = CheckpointStore(tmp_path / "run" / "checkpoints")
+    latest = store.latest()
+    for path in store.folder.iterdir():
+        if path != latest and path.name[0] == "0":
+            shutil.rmtree(path)  # else the run goes on from there
     _damage(latest / file, how)
     contents = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     with pytest.raises(CheckpointError, match=f"(?s){latest.name}.*({file}|damaged)"):
@@ -188,11 +225,12 @@ def test_dying_before_any_change_of_the_disk_leaves_a_loadable_checkpoint(tmp_pa
         value = {3: 1.0, 7: 2.0}[back.step]
         assert torch.equal(back.weights["w"], torch.full((2, 3), value))
         assert torch.equal(store.load_best(back.best_step)["w"], torch.full((2,), value))
-        store.keep_only(latest, back.best_step)
-        assert {entry.name for entry in store.folder.iterdir()} == {
-            latest.name,
-            f"best-step-{back.best_step}",
-        }
+        store.keep_only(latest)
+        kept = {entry.name for entry in store.folder.iterdir()}
+        assert {latest.name, f"best-step-{back.best_step}"} <= kept
+        assert len(kept) <= 4
+        for name in kept - {latest.name}:
+            assert name.startswith("best-step-") or store.load(store.folder / name).step == 3
         seen.add(back.step)
         shutil.rmtree(store.folder)
     assert seen == {3, 7}

@@ -1,6 +1,7 @@
 import io
 import math
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from strop.training import (
     Bar,
     Lines,
     LoopOptions,
+    NonFiniteError,
     RunFolderError,
     Status,
     for_stdout,
@@ -136,3 +138,66 @@ def test_the_clock_counts_phases_and_goes_on():
     assert 3.0 < clock.total() < 4.0
     medians = clock.medians_ms()
     assert 1e9 > medians["step"] >= medians["forward"] >= 0
+
+
+def test_rows_of_training_come_between_evaluations(tmp_path):
+    path = tmp_path / "curve.csv"
+    writer = CurveWriter(path, 0, tensorboard=False, plot=None)
+    writer.append({"step": 5, "train_seconds": 1.0, "train_loss": 3.0})
+    writer.append({"step": 10, "train_seconds": 2.0, "train_loss": 2.0, "valid_loss": 2.5})
+    writer.append({"step": 15, "train_seconds": 3.0, "train_loss": 1.5})
+    assert path.read_text().splitlines() == [
+        "step,train_seconds,train_loss,valid_loss",
+        "5,1.0,3.0,",
+        "10,2.0,2.0,2.5",
+        "15,3.0,1.5,",
+    ]
+    assert [row["step"] for row in read_curve(path)] == [10]
+    assert [row["step"] for row in read_curve(path, between=True)] == [5, 10, 15]
+    # A run resumed at step 12 makes the last again; one at 10 that was not evaluated yet, that too.
+    CurveWriter(path, 12, tensorboard=False, plot=None, evaluated_at=10)
+    assert [row["step"] for row in read_curve(path, between=True)] == [5, 10]
+    CurveWriter(path, 10, tensorboard=False, plot=None, evaluated_at=0)
+    assert [row["step"] for row in read_curve(path, between=True)] == [5]
+
+
+def test_events_are_tensorboards_own(tmp_path):
+    loading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for step in (0, 10):  # resumed at step 10: what came later is withdrawn
+        writer = CurveWriter(tmp_path / "curve.csv", step, tensorboard=True, plot=None)
+        for at in (step + 5, step + 10, step + 15):
+            writer.append({"step": at, "valid_loss": float(at + step)})
+        writer.close()
+    events = loading.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    found = [(event.step, event.value) for event in events.Scalars("valid_loss")]
+    assert found == [(5, 5.0), (10, 10.0), (15, 25.0), (20, 30.0), (25, 35.0)]
+
+
+def test_a_full_disk_is_one_error_and_no_threads_traceback(tmp_path, monkeypatch, capfd):
+    import errno
+
+    writer = CurveWriter(tmp_path / "curve.csv", 0, tensorboard=True, plot=None)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(type(writer._events._records), "write", full)
+    with pytest.raises(RunFolderError, match="No space left"):
+        writer.append({"step": 1, "valid_loss": 1.0})
+    assert capfd.readouterr() == ("", "")
+    writer.close()
+
+
+def test_a_loss_far_off_its_scale_ends_the_run_within_the_epoch(tmp_path):
+    class Diverging(ToyTask):
+        def loss(self, model, batch, carry):
+            outcome = super().loss(model, batch, carry)
+            self.n = getattr(self, "n", 0) + 1
+            return replace(outcome, mean=outcome.mean * 0 + (2.0 if self.n < 20 else 1e6))
+
+    task = Diverging()
+    options = LoopOptions(tmp_path / "run", epochs=100, tensorboard=False, plot=False)
+    with pytest.raises(NonFiniteError, match=r"step 19: the loss is .*, at the beginning it was 2, so"):
+        train(task, options)
+    assert task.n <= 21

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +9,9 @@ from torch import Tensor, nn
 import strop
 from strop import tables
 from strop.bench import command, machine, records
+from strop.bench.advise_options import Cell, Options
 from strop.bench.check import STEPS, discrepancies
-from strop.bench.command import CommonOptions, Timing
+from strop.bench.command import Timing
 from strop.bench.machine import Provenance
 from strop.bench.measure import Case, interleave, one_pass
 from strop.bench.records import Record, Work
@@ -21,7 +21,6 @@ from strop.pattern import check_probability
 
 _PAYS = 1.05  # times torch's speed: below that, noise may have decided
 
-Cell = Literal["lstm", "gru", "rnn"]
 _CELLS: dict[Cell, tuple[type[nn.RNNBase], type[nn.RNNBase]]] = {
     "lstm": (nn.LSTM, strop.LSTM),
     "gru": (nn.GRU, strop.GRU),
@@ -37,37 +36,6 @@ class Setting:
     name: str
     nr: float
     rh: float = 0.0
-
-
-@dataclass(frozen=True)
-class Options(CommonOptions):
-    """Measure which dropout is fastest for layers of your sizes, on this machine, and where it does not pay.
-
-    Forward and backward of torch's layers, with nn.Dropout on their input, are timed against strop's: with
-    nothing dropped, with the inputs of all layers dropped (NR+ST), and with hidden states dropped too on
-    their way to the next step (NR+RH+ST). For a whole model there is `strop convert-check`.
-    """
-
-    cell: Cell = "lstm"
-    """What the layers are made of."""
-
-    input_size: int = 650
-    """Units of the input."""
-
-    hidden_size: int = 650
-    """Units of every layer."""
-
-    layers: int = 2
-    """Layers of the stack."""
-
-    batch: int = 20
-    """Sequences in a batch."""
-
-    steps: int = 35
-    """Time steps of a sequence."""
-
-    p: tuple[float, ...] = (0.25, 0.5, 0.65)
-    """Shares of units to drop, in (0, 1)."""
 
 
 class Net(nn.Module):
@@ -194,7 +162,7 @@ def _show(options: Options, timing: Timing, where: Provenance, notes: list[str])
         ),
     ]
     legend = "ideal: the arithmetic of torch's layers over that on kept columns."
-    tables.show(title, header, groups, [*advice(ours), legend, *notes])
+    tables.show(title, header, groups, [legend, *notes, "", *advice(ours)])
 
 
 def _row(name: str, record: Record) -> list[str]:

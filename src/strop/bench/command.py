@@ -3,42 +3,16 @@
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from strop.bench import isa, machine, records
-from strop.bench.isa import Isa
 from strop.bench.machine import Provenance
 from strop.bench.measure import Percentiles
+from strop.bench.options import CommonOptions
 from strop.bench.records import Record
 from strop.limits import check_duration, check_sizes, find_device, use_threads
-
-
-@dataclass(frozen=True)
-class CommonOptions:
-    seconds: float = 20.0
-    """How long to measure, roughly; at least 5 rounds are run."""
-
-    device: str = "cpu"
-    """Where to run: cpu, cuda, …"""
-
-    threads: int | None = None
-    """Threads for both sides; torch's own choice if not given."""
-
-    json: Path | None = None
-    """Also write the records to this file."""
-
-    csv: Path | None = None
-    """Also append rows, with machine and versions, to this file."""
-
-    isa: Isa | None = None
-    """Limit both sides to an older instruction set: strop's kernels, and torch with oneDNN and MKL."""
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """What the process has to be started with."""
-        return {} if self.isa is None else isa.limits(self.isa)
+from strop.training.progress import counted
 
 
 @dataclass(frozen=True)
@@ -93,7 +67,7 @@ def run(
     rounds = sorted({timing.rounds for timing in timings})
     peak = Percentiles.of([timing.peak for timing in timings]).p50
     circumstances = (
-        f"{_span(rounds)} interleaved rounds, {provenance.threads} threads, {precision}, "
+        f"{_span(rounds)} interleaved rounds, {counted(provenance.threads, 'thread')}, {precision}, "
         f"backend {provenance.backend}, torch {provenance.torch}{_in_brackets(provenance.torch_isa)}. "
         f"Peak {peak:.0f} GFLOP/s ({machine.peak_source()}), measured beside them; "
         "operations are those on kept columns."

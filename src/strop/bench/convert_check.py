@@ -5,50 +5,20 @@ import sys
 import warnings
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tyro.conf import Positional, arg
 
 import strop
 from strop import tables
 from strop.bench import machine, records
+from strop.bench.convert_check_options import Options
 from strop.bench.measure import Case, Percentiles, Sample, interleave, now
 from strop.conversion.watch import arguments, tensors
 from strop.limits import check_duration, use_threads
-
-
-@dataclass(frozen=True)
-class Options:
-    """Try strop.convert on a copy of your model, and time a training step before and after.
-
-    FUNCTION is called without arguments and returns the model and its example inputs, as strop.convert takes
-    them (a tensor, a tuple of positional or a dict of keyword arguments):
-
-        def build():
-            return Tagger(), torch.randint(1000, (35, 20))
-
-    Give inputs of the size that you train with. A step is forward and backward of all outputs; the loss and
-    the optimiser, which conversion does not change, are not part of it. Nothing of yours is changed.
-    """
-
-    target: Annotated[Positional[str], arg(metavar="FILE.py:FUNCTION")]
-    """A Python file, which is executed, and a function in it."""
-
-    recurrent_dropout: float | None = None
-    """Share of the hidden states to drop on their way to the next step, in [0, 1)."""
-
-    pattern: Literal["structured", "fixed", "random", "variational"] = "structured"
-    """How masks are drawn."""
-
-    seconds: float = 20.0
-    """How long to measure, roughly; at least 5 rounds are run."""
-
-    threads: int | None = None
-    """Threads for both; torch's own choice if not given."""
+from strop.training.progress import counted
 
 
 def run(options: Options) -> int:
@@ -177,5 +147,7 @@ def _show(samples: dict[str, dict[str, list[float]]], notes: list[str]) -> None:
     ]
     rounds = len(samples["before"]["step"])
     title = "\nA training step, forward and backward:"
-    circumstances = f"{rounds} interleaved rounds, {torch.get_num_threads()} threads, {machine.cpu_model()}."
+    circumstances = (
+        f"{rounds} interleaved rounds, {counted(torch.get_num_threads(), 'thread')}, {machine.cpu_model()}."
+    )
     tables.show(title, ["", "", "p20 ms", "p50 ms", "p80 ms", "speed-up"], [rows], [circumstances, *notes])

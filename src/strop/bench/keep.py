@@ -10,9 +10,10 @@ import torch
 from strop import tables
 from strop.bench import command, keep_plot, machine, records
 from strop.bench.check import STEPS, stack_discrepancies
-from strop.bench.command import CommonOptions, Timing
+from strop.bench.command import Timing
 from strop.bench.machine import Provenance
 from strop.bench.measure import Case, Percentiles, PhaseClock, interleave, one_pass, progress
+from strop.bench.options import CommonOptions
 from strop.bench.presets import LAYER_PRESETS, PHASES, Impl, Preset
 from strop.bench.records import Record, Work
 from strop.bench.stack import build, inputs

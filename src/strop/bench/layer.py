@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from strop import tables
 from strop.bench import command, machine, records
 from strop.bench.check import stack_discrepancies
-from strop.bench.command import CommonOptions, Timing
+from strop.bench.command import Timing
 from strop.bench.machine import Provenance
 from strop.bench.measure import Case, Percentiles, PhaseClock, interleave, one_pass
+from strop.bench.options import CommonOptions
 from strop.bench.presets import IMPLS, LAYER_PRESETS, PHASES, LayerPreset, Preset
 from strop.bench.records import Record, Work
 from strop.bench.stack import build, inputs

@@ -152,7 +152,9 @@ def interleave(
                     samples[name][key].append(value)
         if repetition == 0:
             start = perf_counter()
-        progress(f"{title}: round {repetition}, {perf_counter() - start:.0f} of {seconds:.0f} s")
+        took = perf_counter() - start
+        limit = f" of {seconds:.0f}" if took < seconds else ""
+        progress(f"{title}: round {repetition}, {took:.0f}{limit} s")
         repetition += 1
     progress("")
     return samples

@@ -10,13 +10,15 @@ import torch
 
 from strop import tables
 from strop.bench import command, machine, records
-from strop.bench.command import CommonOptions, Timing
+from strop.bench.command import Timing
 from strop.bench.contestants import OURS, PEERS, Entry, Peer, Verdict
 from strop.bench.machine import Provenance
 from strop.bench.measure import Case, Percentiles, Sample, interleave, progress
+from strop.bench.options import CommonOptions
 from strop.bench.presets import PEER_PRESETS, PHASES, PeerPreset, Preset
 from strop.bench.process import Remote
 from strop.bench.records import Record, Work
+from strop.extras import installing
 
 # Both have threads of their own, and compiling may have to be stopped.
 _REMOTE = ("compile", "jax")
@@ -27,7 +29,7 @@ class Options(CommonOptions):
     """Time a layer whose hidden states are dropped anew at every step against others that can compute it.
 
     That is strop, with the input dropped too (NR+RH+ST) and without (RH+ST); a loop over the steps in torch;
-    torch.compile of that loop; and lax.scan in JAX (pip install 'strop[peers]'). Forward and backward on a
+    torch.compile of that loop; and lax.scan in JAX (pip install 'jax[cpu]'). Forward and backward on a
     CPU, each compared with the float64 reference first.
     """
 
@@ -86,7 +88,7 @@ class Contest:
         peers = [peer for peer in PEERS if peer in self._options.peers]
         if "jax" in peers and importlib.util.find_spec("jax") is None:
             peers.remove("jax")
-            self._notes.append("JAX is not installed: pip install 'strop[peers]' adds its row.")
+            self._notes.append(f"JAX is not installed: {installing('peers')} adds its row.")
         for name in dict.fromkeys(self._options.presets):
             self._entries[name] = {}
             for impl in (*OURS, *peers):

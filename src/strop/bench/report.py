@@ -1,4 +1,4 @@
-"""`strop report`: the tables of the README, made from the measurements in benchmarks/results; or runs."""
+"""`strop bench tables`: the tables of the documentation, made from the measurements in benchmarks/results."""
 
 import csv
 import re
@@ -6,11 +6,10 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from tyro.conf import Positional
 
-from strop.bench import keep_plot, runs
+from strop.bench import keep_plot
 from strop.bench.isas import ISAS, default_isa
 from strop.bench.presets import LAYER_PRESETS, PEER_PRESETS, RECIPE_PRESETS, TRAIN_PRESETS
 
@@ -30,22 +29,10 @@ Row = dict[str, str]
 
 @dataclass(frozen=True)
 class Options:
-    """Compare training runs; without any, write the measured tables into a Markdown file.
+    """Write measured tables into Markdown files, for those who work on strop."""
 
-    Runs of one task are compared in a table and in a picture of their learning curves, finished or not.
-    """
-
-    runs: Positional[tuple[Path, ...]] = ()
-    """Folders of the runs to be compared, the first being the baseline."""
-
-    plot: Path = Path("curves.png")
-    """The picture of the runs' learning curves."""
-
-    over: Literal["train_seconds", "epoch"] = "train_seconds"
-    """What the learning curves are drawn over."""
-
-    file: Path = Path("README.md")
-    """The file for tables, with `<!-- table:NAME -->` and `<!-- /table -->` around each table."""
+    files: Positional[tuple[Path, ...]]
+    """The files, with `<!-- table:NAME -->` and `<!-- /table -->` around each table."""
 
     results: Path = Path("benchmarks/results")
     """Folder of the measurements: NAME `layer`, `train` and `peers` show the newest of every machine and
@@ -57,15 +44,21 @@ class Options:
 
 
 def run(options: Options) -> int:
-    if options.runs:
-        return runs.compare(options.runs, options.plot, options.over)
+    status = max((_renew(file, options) for file in options.files), default=0)
+    if status == 0 and not options.check:
+        _draw(options.results)
+    return status
+
+
+def _renew(file: Path, options: Options) -> int:
+    """Writes the tables of a file, or checks them; the exit status."""
     try:
-        text = options.file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8")
     except OSError as error:
-        print(f"{options.file}: cannot be read ({error.strerror})", file=sys.stderr)
+        print(f"{file}: cannot be read ({error.strerror})", file=sys.stderr)
         return 1
     if text.count("<!-- table:") != len(_TABLE.findall(text)):
-        print(f"{options.file}: a table has no end; write <!-- /table --> after it", file=sys.stderr)
+        print(f"{file}: a table has no end; write <!-- /table --> after it", file=sys.stderr)
         return 1
     stale: list[str] = []
 
@@ -88,13 +81,11 @@ def run(options: Options) -> int:
         print(error.args[0], file=sys.stderr)
         return 1
     if options.check and stale:
-        print(f"{options.file}: not up to date: {', '.join(stale)}; run strop report", file=sys.stderr)
+        print(f"{file}: not up to date: {', '.join(stale)}; run strop bench tables {file}", file=sys.stderr)
         return 1
     if stale:
-        options.file.write_text(made, encoding="utf-8")
-    print(f"{options.file}: {', '.join(stale) + ' written' if stale else 'up to date'}")
-    if not options.check:
-        _draw(options.results)
+        file.write_text(made, encoding="utf-8")
+    print(f"{file}: {', '.join(stale) + ' written' if stale else 'up to date'}")
     return 0
 
 

@@ -8,8 +8,13 @@ from typing import Any
 
 from strop import tables
 from strop.bench import records
-from strop.training import RESULT, RunFolderError, plot_curves, read_curve, read_description
+from strop.bench.runs_options import Options
+from strop.training import DESCRIPTION, RESULT, RunFolderError, plot_curves, read_curve, read_description
+from strop.training.curves import evaluated
 from strop.training.progress import duration
+
+_RUNS = Path("runs")  # where the commands put them
+_WORTH_TELLING = 10.0  # seconds
 
 # Runs older than this entry of run.json are all language models.
 _LANGUAGE = {"metric": "perplexity", "goal": "min", "items": "words"}
@@ -22,9 +27,10 @@ class Run:
     Attributes:
         command: what trained it; None where that was a program.
         metric, goal, items: the task's.
-        rows: the learning curve, never empty.
+        rows: the learning curve, empty before the first evaluation.
         test: metrics on the test data; empty if the run is not finished.
         phase_ms: medians of a step's parts and the whole `step`; empty likewise.
+        lost_seconds: those of training in which other work held steps up; 0 where that is not known.
     """
 
     folder: Path
@@ -35,6 +41,7 @@ class Run:
     rows: Sequence[dict[str, float]]
     test: dict[str, float]
     phase_ms: dict[str, float]
+    lost_seconds: float = 0.0
 
     @property
     def column(self) -> str:
@@ -54,55 +61,109 @@ def read_run(folder: Path) -> Run:
     description = read_description(folder)
     curve = folder / "curve.csv"
     try:
-        rows = read_curve(curve) if curve.exists() else []
-        if not rows:
-            raise RunFolderError(f"{folder}: nothing to report before the first evaluation")
+        every = read_curve(curve, between=True) if curve.exists() else []
+        rows = [row for row in every if row["train_seconds"] >= 0 and evaluated(row)]
         measures = description.get("measures", _LANGUAGE)
-        test, phase_ms = _result(folder / RESULT)
-        run = Run(folder, description.get("command"), **measures, rows=rows, test=test, phase_ms=phase_ms)
+        test, phase_ms, lost = _result(folder / RESULT)
+        run = Run(
+            folder,
+            description.get("command"),
+            **measures,
+            rows=rows,
+            test=test,
+            phase_ms=phase_ms,
+            lost_seconds=lost,
+        )
         _cells(run, run, [])
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise RunFolderError(f"{folder}: damaged, or not a run of this version ({error!r})") from error
     return run
 
 
-def _result(file: Path) -> tuple[dict[str, float], dict[str, float]]:
-    """`test` and `phase_ms`, empty before a run has ended. Raises RunFolderError."""
+def _result(file: Path) -> tuple[dict[str, float], dict[str, float], float]:
+    """`test` and `phase_ms`, empty before a run has ended, and `lost_seconds`. Raises RunFolderError."""
     if not file.exists():
-        return {}, {}
+        return {}, {}, 0.0
     wanted = "damaged, or not of this version; remove it, and end the run again with --resume"
     try:
         content: Any = json.loads(file.read_text(encoding="utf-8"))
         found = {name: content[name] for name in ("test", "phase_ms")}
+        lost = float(content.get("lost_seconds", 0.0))
     except (KeyError, TypeError, ValueError) as error:
         raise RunFolderError(f"{file}: {error!r}; {wanted}") from error
     for name, numbers in found.items():
         if not isinstance(numbers, dict) or not all(isinstance(n, int | float) for n in numbers.values()):
             raise RunFolderError(f"{file}: {name}: {numbers!r}, not numbers by name; {wanted}")
-    return found["test"], found["phase_ms"]
+    return found["test"], found["phase_ms"], lost
 
 
-def compare(folders: Sequence[Path], plot: Path, over: str) -> int:
-    """Prints a table of the runs and draws their curves; the exit status.
+def run(options: Options) -> int:
+    """The command `strop report`: 0 once the runs are shown.
 
-    Args:
-        plot: the PNG to write.
-        over: column of the curves to draw over, `train_seconds` or `epoch`.
-
-    Raises RunFolderError for a folder that holds no run, ValueError for runs of different tasks and for a
-    picture that cannot be written.
-    """
+    Raises RunFolderError for a folder without runs, ValueError for named runs of different tasks and for a
+    picture that cannot be written."""
+    plot = options.plot
     if plot.is_dir() or not plot.parent.is_dir():
         what = "a folder" if plot.is_dir() else f"there is no folder {plot.parent}"
         raise ValueError(f"plot: {plot}: {what}; name a PNG file to write")
-    runs = [read_run(folder) for folder in folders]
-    metrics = {run.metric for run in runs}
-    if len(metrics) > 1:
-        raise ValueError(f"runs: measured by {' and '.join(sorted(metrics))}; compare those of one task")
-    commands = {str(run.command): run.folder for run in reversed(runs) if run.command is not None}
-    if len(commands) > 1:
-        those = " and ".join(f"{folder} (strop {command})" for command, folder in sorted(commands.items()))
+    runs, notes, named = _find(options.runs or (_RUNS,))
+    tasks = _by_task(runs)
+    if len(tasks) > 1 and named:
+        metrics = sorted({run.metric for run in runs})
+        if len(metrics) > 1:
+            raise ValueError(f"runs: measured by {' and '.join(metrics)}; compare those of one task")
+        those = " and ".join(f"{own[0].folder} (strop {task})" for task, own in sorted(tasks.items()))
         raise ValueError(f"runs: {those} are of different tasks; compare those of one task")
+    for task, own in tasks.items():
+        suffix = "-" + task.removeprefix("train ").replace(" ", "-") if len(tasks) > 1 else ""
+        _compare(own, plot.with_stem(plot.stem + suffix), options.over)
+    for note in notes:
+        print(note)
+    return 0
+
+
+def _find(places: Sequence[Path]) -> tuple[list[Run], list[str], bool]:
+    """The runs in folders, what was left out, and whether all were named one by one."""
+    runs: list[Run] = []
+    notes: list[str] = []
+    named = True
+    for place in places:
+        inside = _inside(place)
+        if not inside:
+            if place == _RUNS and not place.exists():
+                raise RunFolderError(f"{place}: there is no such folder here; name the folder of a run")
+            runs.append(read_run(place))
+            continue
+        named = False
+        for folder in inside:
+            try:
+                runs.append(read_run(folder))
+            except RunFolderError as error:
+                notes.append(f"left out: {error}")
+    if not runs:
+        raise RunFolderError("; ".join(notes))
+    return runs, notes, named
+
+
+def _inside(place: Path) -> list[Path]:
+    """The folders of runs in a folder that is none itself, at most two levels deep."""
+    if not place.is_dir() or (place / DESCRIPTION).exists():
+        return []
+    found = {file.parent for pattern in ("*", "*/*") for file in place.glob(f"{pattern}/{DESCRIPTION}")}
+    return sorted(found)
+
+
+def _by_task(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Runs by what trained them; a program's are with the first command that is measured as they are."""
+    commands = {run.metric: run.command for run in reversed(runs) if run.command is not None}
+    tasks: dict[str, list[Run]] = {}
+    for run in runs:
+        tasks.setdefault(run.command or commands.get(run.metric) or run.metric, []).append(run)
+    return tasks
+
+
+def _compare(runs: Sequence[Run], plot: Path, over: str) -> None:
+    """Prints a table of runs of one task and draws their curves."""
     first = runs[0]
     # What the task measures beside the metric that picks the best weights, BLEU for one.
     others = [
@@ -123,19 +184,35 @@ def compare(folders: Sequence[Path], plot: Path, over: str) -> int:
         "optimiser",
         "speed",
     ]
-    names = _names(folders)
+    names = _names([run.folder for run in runs])
     rows = [[name, *_cells(run, first, others)] for name, run in zip(names, runs, strict=True)]
     notes = [
         "training: its time, evaluation excluded; forward, backward, optimiser: medians in ms; "
         f"speed: the step of {names[0]} over the own one.",
-        f"curves: {plot}",
+        *(
+            _lost(name, run)
+            for name, run in zip(names, runs, strict=True)
+            if run.lost_seconds >= _WORTH_TELLING
+        ),
     ]
-    plot_curves({name: run.rows for name, run in zip(names, runs, strict=True)}, first.column, plot, over)
+    curves = {name: run.rows for name, run in zip(names, runs, strict=True) if run.rows}
+    if curves:
+        plot_curves(curves, first.column, plot, over)
+        notes.append(f"curves: {plot}")
     tables.show(f"strop report: {len(runs)} run{'s' * (len(runs) > 1)}", header, [rows], notes)
-    return 0
+
+
+def _lost(name: str, run: Run) -> str:
+    seconds = run.rows[-1]["train_seconds"] if run.rows else run.lost_seconds
+    return (
+        f"{name}: {duration(run.lost_seconds)} of {duration(seconds)} of training were lost to steps that "
+        "took many times the median, as beside other work; speed, of medians, does not show that."
+    )
 
 
 def _cells(run: Run, base: Run, others: Sequence[str]) -> list[str]:
+    if not run.rows:
+        return ["not evaluated yet", *["-"] * (11 + len(others))]
     last, best, phases = run.rows[-1], run.best, run.phase_ms
     speed = base.phase_ms["step"] / phases["step"] if phases and base.phase_ms else None
     seconds = last["train_seconds"]

@@ -12,10 +12,11 @@ from strop import tables
 from strop.bench import command, machine, records
 from strop.bench.baselines import EagerLoop, TorchDropout
 from strop.bench.check import STEPS, stack_discrepancies
-from strop.bench.command import CommonOptions, Timing
+from strop.bench.command import Timing
 from strop.bench.design import Point, points, seconds
 from strop.bench.machine import Provenance
 from strop.bench.measure import Case, Percentiles, interleave, one_pass, progress
+from strop.bench.options import CommonOptions
 from strop.bench.presets import PHASES, Preset
 from strop.bench.records import Record, Work
 from strop.bench.stack import build, inputs

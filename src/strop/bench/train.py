@@ -7,9 +7,10 @@ import torch
 
 from strop import tables
 from strop.bench import command, machine, records
-from strop.bench.command import CommonOptions, Timing
+from strop.bench.command import Timing
 from strop.bench.machine import Provenance
 from strop.bench.measure import Case, Percentiles, interleave
+from strop.bench.options import CommonOptions
 from strop.bench.presets import IMPLS, RECIPE_PRESETS, TRAIN_PRESETS, Impl, TrainName
 from strop.bench.records import Work
 from strop.bench.train_language import LanguageSteps

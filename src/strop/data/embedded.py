@@ -56,9 +56,9 @@ def documentation(root: Path | None = None) -> dict[str, list[list[str]]]:
 
 
 def _documents(folder: Path) -> Iterator[tuple[str, str]]:
-    for file in folder.rglob("*.py"):
+    for file in _sources(folder):
         parts = file.relative_to(folder).parts
-        if parts[0].removesuffix(".py") not in _MODULES or not _TESTS.isdisjoint(parts):
+        if not _TESTS.isdisjoint(parts):
             continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what the compiler thinks of its own library's escapes
@@ -68,6 +68,16 @@ def _documents(folder: Path) -> Iterator[tuple[str, str]]:
             yield from _topics(tree)
         elif text := "\n\n".join(_docstrings(tree)):
             yield name, text
+
+
+def _sources(folder: Path) -> Iterator[Path]:
+    """The modules' files, without a walk through all that is installed beside them."""
+    for name in {*_MODULES, _TOPICS.partition("/")[0]}:
+        file = folder / f"{name}.py"
+        if file.is_file():
+            yield file
+        if (folder / name).is_dir():
+            yield from (folder / name).rglob("*.py")
 
 
 def _topics(tree: ast.Module) -> Iterator[tuple[str, str]]:

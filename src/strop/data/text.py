@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from strop.data import embedded
+from strop.data.errors import DataError as DataError
 
 UNKNOWN = "<unk>"
 END = "<eos>"
@@ -26,10 +27,6 @@ SPLITS = ("train", "valid", "test")
 
 Line = list[str]
 T = TypeVar("T")
-
-
-class DataError(ValueError):
-    """Text that cannot be used. The message names the file or argument and what to do about it."""
 
 
 class Vocabulary:

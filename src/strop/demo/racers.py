@@ -10,11 +10,12 @@ import torch
 from strop.data.text import Corpus
 from strop.tasks.language.presets import DROPOUTS, Dropout, Preset
 from strop.tasks.language.task import LanguageTask
+from strop.tasks.metrics import perplexity_of
 from strop.training import NonFiniteError, Progress, Status, reuse_freed_pages
 from strop.training.clock import StepClock
 from strop.training.distributed import stream_seed
 from strop.training.gradients import clipped_step, gradient_norm
-from strop.training.progress import describe
+from strop.training.progress import counted, describe
 
 EVALUATIONS = 4  # per epoch
 _TURN = 10  # steps, or fewer on a machine that would need long for them
@@ -33,6 +34,7 @@ class Racer:
         clock: times the training, evaluations excluded.
         rows: the learning curve, from before the first step on, see `strop.training.curves`.
         test: perplexity of the test text, once `finish` was called.
+        recent: training loss per word, a mean of the first steps, then over about the last fifty.
     """
 
     def __init__(self, corpus: Corpus, preset: Preset, dropout: Dropout, seed: int) -> None:
@@ -40,6 +42,7 @@ class Racer:
         self.step = 0
         self.rows: list[dict[str, float]] = []
         self.test = math.nan
+        self.recent = 0.0
         self._task = LanguageTask(corpus, preset, dropout, seed=seed)
         self._preset = preset
         self._parameters = list(self._task.model.parameters())
@@ -98,6 +101,7 @@ class Racer:
         clipped_step(optimizer, self._parameters, norm, self._preset.clip)
         self.clock.lap("optimiser")
         self._carry = outcome.carry
+        self.recent += max(0.02, 1 / (self.step + 1)) * (outcome.mean.item() - self.recent)
         self.step += 1
 
 
@@ -115,7 +119,7 @@ def race(corpus: Corpus, preset: Preset, seed: int, deadline: float, progress: P
     racers = _racers(corpus, preset, seed)
     progress.say(
         f"{' · '.join(DROPOUTS)}: {preset.layers} layers of {preset.units} units, p {preset.p}, "
-        f"{epochs} epoch{'s' * (epochs > 1)} of {epoch} steps, {torch.get_num_threads()} threads"
+        f"{epochs} epoch{'s' * (epochs > 1)} of {epoch} steps, {counted(torch.get_num_threads(), 'thread')}"
     )
     _evaluate(racers)
     evaluate_at = sorted({max(1, round(epoch / EVALUATIONS * (i + 1))) for i in range(EVALUATIONS)})
@@ -144,7 +148,7 @@ def race(corpus: Corpus, preset: Preset, seed: int, deadline: float, progress: P
                     steps=last,
                     epoch=step / epoch,
                     epochs=epochs,
-                    metrics=_metrics(racers),
+                    metrics=_training(racers),
                     items="words",
                     items_per_second=words / sum(racer.clock.total() for racer in racers),
                     seconds_left=took / step * (last - step),
@@ -216,6 +220,13 @@ def _racers(corpus: Corpus, preset: Preset, seed: int = 0) -> list[Racer]:
 def _evaluate(racers: Sequence[Racer]) -> None:
     for racer in racers:
         racer.evaluate()
+
+
+def _training(racers: Sequence[Racer]) -> dict[str, float]:
+    """The perplexity of the text that was trained on lately: evaluations are too far between to show
+    progress."""
+    names = [f"training: {racers[0].dropout}", *(racer.dropout for racer in racers[1:])]
+    return {name: perplexity_of(racer.recent) for name, racer in zip(names, racers, strict=True)}
 
 
 def _metrics(racers: Sequence[Racer]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from strop.demo.racers import Racer
 from strop.tasks.language.presets import Dropout, Preset
 from strop.training import plot_curves, value_at
 from strop.training.files import write_atomically
-from strop.training.progress import duration
+from strop.training.progress import counted, duration
 
 _CURVES, _PLOT = "curves.csv", "perplexity.png"
 _FILES = {_CURVES, _PLOT, "report.json", "report.md"}
@@ -129,7 +129,7 @@ class Report:
                 "Times and tokens/s are medians over all steps, evaluation excluded; valid perplexity at "
                 "equal training time is read off each learning curve at the time when the fastest was done, "
                 f"{seconds:.1f} s.",
-                f"{machine.cpu_model()}, {torch.get_num_threads()} threads, fp32, backend "
+                f"{machine.cpu_model()}, {counted(torch.get_num_threads(), 'thread')}, fp32, backend "
                 f"{machine.backend(device)}, torch {torch.__version__}; {duration(took)} minutes in all.",
                 *notes,
             ),

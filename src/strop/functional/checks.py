@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -39,10 +41,21 @@ def check_mask(
         raise ValueError(f"{name} must be on {device}, where the input is, got one on {mask.device}")
 
 
+def check_tensor(name: str, value: Any) -> None:
+    """Refuse what is no tensor. Raises TypeError."""
+    if isinstance(value, Tensor):
+        return
+    kind = type(value)
+    remedy = " (torch.from_numpy makes one of it)" if kind.__name__ == "ndarray" else ""
+    where = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
+    raise TypeError(f"{name} must be a torch.Tensor, got {where}{kind.__qualname__}{remedy}")
+
+
 def check_operand(name: str, tensor: Tensor | None, shape: tuple[int, ...], like: Tensor) -> None:
     """Refuse a tensor of another shape, or of another dtype or device than ``like``."""
     if tensor is None:
         return
+    check_tensor(name, tensor)
     if tensor.shape != shape:
         raise ValueError(f"{name} must have shape {list(shape)}, got {list(tensor.shape)}")
     if tensor.dtype != like.dtype or tensor.device != like.device:
@@ -54,6 +67,7 @@ def check_operand(name: str, tensor: Tensor | None, shape: tuple[int, ...], like
 
 def check_input(x: Tensor, dims: int, axes: str) -> None:
     """Refuse what is not a tensor of (real or complex) numbers with these axes, none of them empty."""
+    check_tensor("x", x)
     if x.dim() != dims or not (x.is_floating_point() or x.is_complex()):
         raise ValueError(f"x must be a floating-point {axes}, got {x.dtype} {list(x.shape)}")
     if 0 in x.shape:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from strop.functional.autograd import autocast_dtype
+from strop.functional.checks import check_tensor
 from strop.functional.recurrence import States, recurrence
 from strop.nn.masks import Masks, check_block, pattern_template, repr_of_drops, with_probability
 from strop.nn.taken_over import drops_input, get_share, set_share, source_of
@@ -74,6 +75,7 @@ class _Drops(nn.RNNCellBase):
 
     def _masks(self, input: Tensor, hx: Any, masks: Masks | None) -> Masks | None:
         """The masks to use on what fits; None if nothing is dropped."""
+        check_tensor("input", input)
         if not self._fits(input, hx):
             self._refuse(input, hx)
         shares = self._shares()

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from strop import functional
+from strop.functional.checks import check_tensor
 from strop.nn.masks import check_block, pattern_template, repr_of_drops, with_probability
 from strop.nn.taken_over import drops_input, get_share, set_share, source_of
 from strop.pattern import Mask, Pattern, check_probability
@@ -138,6 +139,7 @@ class Linear(nn.Linear):
 
     def _dropped(self, input: Tensor, mask: Mask | None) -> tuple[Tensor, Mask | None]:
         """The input as a sequence of time steps, and its mask."""
+        check_tensor("input", input)
         if input.dim() not in (2, 3):
             axes = "batch, time" if self.batch_first else "time, batch"
             raise ValueError(

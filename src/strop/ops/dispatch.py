@@ -23,6 +23,7 @@ from torch import Tensor
 import strop.ops.products
 import strop.ops.recurrence
 import strop.ops.selection
+from strop.extras import installing
 from strop.ops import native, native_recurrence
 
 _log = logging.getLogger("strop")
@@ -56,7 +57,7 @@ def why_not(name: str, x: Tensor | None = None) -> str | None:
 
 def _why_not_triton(x: Tensor | None) -> str | None:
     if importlib.util.find_spec("triton") is None:
-        return "Triton is not installed (pip install 'strop[gpu]', on Linux)"
+        return f"Triton is not installed, which is there for Linux ({installing('gpu')})"
     from strop.ops.triton.launch import DTYPES, interpreting
 
     if interpreting:

@@ -34,7 +34,8 @@ from pathlib import Path
 import torch
 
 from strop.limits import check_sizes, find_device, use_threads
-from strop.tasks.options import TrainOptions, with_digests
+from strop.tasks.files import with_digests
+from strop.tasks.options import TrainOptions
 from strop.training import LoopOptions, Progress, Result, Silent, Task, World, for_stdout, train, world
 from strop.training.progress import describe
 
@@ -73,6 +74,7 @@ class Session:
             clip=clip,
             bf16=options.bf16,
             evaluations=options.evaluations,
+            log_steps=options.log_steps,
             checkpoint_seconds=options.checkpoint_seconds,
             patience=options.patience,
             resume=options.resume,

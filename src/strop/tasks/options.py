@@ -1,20 +1,48 @@
-"""The options that every training command shares, and how a run remembers those it was started with."""
+"""The options that every training command shares, and how a run remembers those it was started with.
+
+PyTorch is not needed to read them from a command line.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
-from hashlib import sha256
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
-
-from strop.training import DESCRIPTION, LoopOptions, LoopSettings, RunFolderError, read_description
 
 Preset = TypeVar("Preset", bound=Any)  # a dataclass of settings
 
 # Where a run is and how it was asked for: no part of what it is, so not stored with it.
 _PLACE: dict[str, Any] = {"out": None, "resume": False, "config": None}
+
+
+# Of every training: where and how far, and with what.
+_RUN = ("out", "resume", "config", "epochs", "patience", "seed", "evaluations", "log_steps")
+_MACHINE = ("device", "threads", "bf16", "capture")
+_KEPT = ("checkpoint_seconds", "tensorboard")
+
+
+def groups_of(task: Sequence[str], preset: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The options in the order in which help shows them: the task's own, those that override values of its
+    preset, and those of every training."""
+    overriding = tuple(name for name in preset if name not in _RUN)
+    return {"task": tuple(task), "run": (*_RUN, *_KEPT), "machine": _MACHINE, "preset": overriding}
+
+
+def preset_table(presets: Mapping[Any, Any]) -> str:
+    """The values of presets, a column for each; `-` where one has no such setting."""
+    settings = dict.fromkeys(each.name for preset in presets.values() for each in fields(preset))
+    rows = [["", *map(str, presets)]]
+    for name in settings:
+        values = (getattr(preset, name, "-") for preset in presets.values())
+        shown = (f"{value:g}" if isinstance(value, float) else str(value) for value in values)
+        rows.append([name.replace("_", "-"), *shown])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows)
+    return "\n".join(
+        ["The presets. Each value has an option that overrides it:", *(f"  {line}" for line in lines)]
+    )
 
 
 @dataclass(frozen=True)
@@ -27,19 +55,20 @@ class TrainOptions:
     Attributes:
         out: Folder of the run, new or empty. By default one in runs/, named after what is trained.
         resume: Go on with the run in --out; its other options need not be repeated.
-        config: Options of an earlier run, to train the same again: its folder or its run.json. What else
-            is given here goes before what stands there.
-        epochs: Passes over the training data, if not the preset's. A finished run resumed with more
-            goes on.
-        patience: Looks at the valid data in a row without a better result that end the training early.
-        seed: Of the initial weights, of the order of the data and of the dropout masks.
+        config: The folder or the run.json of an earlier run, to train the same again. Other options given
+            here override those that stand there.
+        epochs: Passes over the training data. A finished run resumed with more goes on.
+        patience: Evaluations in a row without a better result that end the training early.
+        seed: Seed of the initial weights, of the order of the data and of the dropout masks.
         device: Where to train, e.g. cpu or cuda. On a GPU float32 is multiplied in tf32, as torch's LSTM
             does.
-        threads: CPU threads, if not torch's choice.
+        threads: CPU threads. By default torch's choice.
         bf16: Multiply in bfloat16, under torch's autocast; weights, sums and the optimiser stay in float32.
             Up to twice as fast where the CPU has AVX512-BF16.
-        evaluations: Looks at the valid data per epoch.
-        checkpoint_seconds: Time between checkpoints, beside those at the end of every epoch.
+        evaluations: Evaluations on the valid data per epoch.
+        log_steps: Steps from one row of the training loss to the next in curve.csv and TensorBoard; 0 for
+            none between evaluations.
+        checkpoint_seconds: Seconds between checkpoints, beside those at the end of every epoch.
         capture: On a GPU, record a step's work as a CUDA graph where the task allows it: faster, and the
             same but for rounding.
         tensorboard: Write TensorBoard events.
@@ -57,6 +86,7 @@ class TrainOptions:
     threads: int | None = None
     bf16: bool = False
     evaluations: int = 1
+    log_steps: int = 100
     checkpoint_seconds: float = 60.0
     capture: bool = True
     tensorboard: bool = True
@@ -104,6 +134,8 @@ class TrainOptions:
 
     @classmethod
     def _read(cls, place: Path) -> dict[str, Any]:
+        from strop.training import DESCRIPTION, RunFolderError, read_description
+
         description = read_description(place)
         saved = description.get("options")
         hints = get_type_hints(cls)
@@ -174,42 +206,3 @@ def with_given(preset: Preset, options: TrainOptions) -> Preset:
     """`preset` with the options of its fields' names that were given (are not None) in place of its own."""
     given = {field.name: getattr(options, field.name) for field in fields(preset)}
     return replace(preset, **{name: value for name, value in given.items() if value is not None})
-
-
-def with_digests(description: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, Any]:
-    """The description of a run that keeps `files`, for `check_files` to compare with later."""
-    digests = {name: sha256(text.encode()).hexdigest() for name, text in files.items()}
-    return {**description, "files": digests}
-
-
-def check_files(folder: Path) -> None:
-    """Raises RunFolderError if a file that the run in `folder` keeps is not the one that it wrote.
-
-    A folder without `run.json`, or one of a version that kept no digests, has nothing to compare with.
-    """
-    if not (folder / DESCRIPTION).is_file():
-        return
-    digests = read_description(folder).get("files", {})
-    if not isinstance(digests, dict):
-        raise RunFolderError(f"{folder / DESCRIPTION}: not a run's description (files: {digests!r})")
-    for name, digest in digests.items():
-        file = folder / name
-        if file.is_file() and sha256(file.read_bytes()).hexdigest() != digest:
-            raise RunFolderError(
-                f"{file}: not the file that the run wrote and its weights need; restore it from a copy"
-            )
-
-
-def loop_options(
-    out: Path, preset: Any, seed: int, files: Mapping[str, str], settings: LoopSettings
-) -> LoopOptions:
-    """The loop's options for a training from Python: epochs and clipping are the preset's."""
-    return LoopOptions(
-        out,
-        epochs=preset.epochs,
-        seed=seed,
-        clip=preset.clip,
-        description=with_digests({}, files),
-        files=files,
-        **settings,
-    )

@@ -4,7 +4,9 @@
     checkpoints/best-step-4000/     manifest.json, weights.safetensors
 
 A folder is written under a hidden name, synced and renamed; older ones go only after that. So a process
-killed at any instant leaves the newest complete checkpoint loadable.
+killed at any instant leaves the newest complete checkpoint loadable. The one before it is kept too, and its
+best
+weights: should the disk damage the newest, the run goes on from there.
 """
 
 import hashlib
@@ -54,19 +56,43 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class CheckpointStore:
-    """The checkpoints of one run, in `folder`; the newest is kept, and the best weights."""
+    """The checkpoints of one run, in `folder`; the two newest are kept, and the best weights of both."""
 
     folder: Path
 
     def latest(self) -> Path | None:
         """The newest complete checkpoint."""
+        return next(iter(self._newest_first()), None)
+
+    def sound(self) -> tuple[Path, Checkpoint, CheckpointError | None] | None:
+        """The newest complete checkpoint whose files are what was written, and its content; None if there
+        is none.
+
+        The error is what is wrong with the newest where this is an older one. Raises it where no other is
+        sound."""
+        wrong: CheckpointError | None = None
+        for path in self._newest_first():
+            try:
+                saved = self.load(path)
+                if saved.best_step is not None:
+                    self.verify_best(saved.best_step)
+            except CheckpointError as error:
+                wrong = wrong or error
+            else:
+                return path, saved, wrong
+        if wrong is not None:
+            raise wrong
+        return None
+
+    def _newest_first(self) -> list[Path]:
         if not self.folder.is_dir():
-            return None
+            return []
         found = [entry for entry in self.folder.iterdir() if _SERIAL.fullmatch(entry.name)]
-        return max(found, key=_serial, default=None)
+        return sorted(found, key=_serial, reverse=True)
 
     def save(self, checkpoint: Checkpoint) -> Path:
-        """Writes `checkpoint`, then removes what it supersedes. Raises CheckpointError for a full disk."""
+        """Writes `checkpoint`, then removes all but it and the one before. Raises CheckpointError for a
+        full disk."""
         latest = self.latest()
         serial = _serial(latest) + 1 if latest else 0
         content = {
@@ -81,7 +107,7 @@ class CheckpointStore:
         files |= {f"rank-{i}.safetensors": state for i, state in enumerate(checkpoint.ranks)}
         with writing(self.folder, CheckpointError):
             path = self._write(f"{serial:06d}-step-{checkpoint.step}", content, checkpoint.weights, files)
-            self._prune({path.name, _best_name(checkpoint.best_step)})
+            self._prune(path)
         return path
 
     def load(self, path: Path) -> Checkpoint:
@@ -122,10 +148,10 @@ class CheckpointStore:
         """Raises CheckpointError if the weights kept at `step` are damaged or gone."""
         self._verify(self.folder / _best_name(step), "best")
 
-    def keep_only(self, checkpoint: Path, best_step: int | None) -> None:
-        """Removes what a killed process left behind beside `checkpoint`."""
+    def keep_only(self, checkpoint: Path) -> None:
+        """Removes what a killed process left behind beside `checkpoint` and the one before it."""
         with writing(self.folder, CheckpointError):
-            self._prune({checkpoint.name, _best_name(best_step)})
+            self._prune(checkpoint)
 
     def _write(
         self, name: str, content: dict[str, Any], weights: Mapping[str, Tensor], files: Mapping[str, bytes]
@@ -188,7 +214,10 @@ class CheckpointStore:
             raise CheckpointError(f"{path}: holds a {manifest['content']['kind']!r}, not a {kind!r}")
         return manifest["content"]
 
-    def _prune(self, keep: set[str]) -> None:
+    def _prune(self, newest: Path) -> None:
+        older = [path for path in self._newest_first() if _serial(path) < _serial(newest)]
+        kept = [newest, *older[:1]]
+        keep = {path.name for path in kept} | {_best_name(_best_step(path)) for path in kept}
         for entry in self.folder.iterdir():
             if entry.name not in keep and (
                 entry.name.startswith((".writing-", ".old-", "best-step-")) or _SERIAL.fullmatch(entry.name)
@@ -206,6 +235,14 @@ class CheckpointStore:
 
 def _serial(path: Path) -> int:
     return int(path.name.split("-", 1)[0])
+
+
+def _best_step(path: Path) -> int | None:
+    """Of a checkpoint, damaged or not."""
+    try:
+        return json.loads((path / _MANIFEST).read_bytes())["content"]["best_step"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def _best_name(step: int | None) -> str:

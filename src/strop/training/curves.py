@@ -1,4 +1,5 @@
-"""Learning curves: one row per evaluation, as CSV, for TensorBoard and as a picture.
+"""Learning curves: a row per evaluation, and rows of training alone between them, as CSV, for TensorBoard
+and as a picture.
 
 `train_seconds` counts training alone, neither evaluation nor checkpoints, so curves of several runs can be
 compared at equal training time.
@@ -13,18 +14,27 @@ from itertools import pairwise
 from pathlib import Path
 
 from strop.training.errors import RunFolderError
+from strop.training.events import EventWriter
 from strop.training.files import write_atomically, writing
 
 Row = Mapping[str, float]
 
 
-def read_curve(path: Path) -> list[dict[str, float]]:
-    """The rows of a curve, oldest first; a last line cut short by a crash is left out."""
+def read_curve(path: Path, between: bool = False) -> list[dict[str, float]]:
+    """The evaluations of a curve, oldest first; with `between` also the rows of training between them,
+    which lack the columns `valid_…`. A last line cut short by a crash is left out."""
     text = path.read_text(encoding="utf-8")
     whole = text[: text.rfind("\n") + 1]
-    return [
-        {name: _number(value) for name, value in row.items()} for row in csv.DictReader(io.StringIO(whole))
+    rows = [
+        {name: _number(value) for name, value in row.items() if value != ""}
+        for row in csv.DictReader(io.StringIO(whole))
     ]
+    return rows if between else [row for row in rows if evaluated(row)]
+
+
+def evaluated(row: Row) -> bool:
+    """Whether a row is of an evaluation."""
+    return any(name.startswith("valid_") for name in row)
 
 
 def _number(text: str) -> float:
@@ -81,38 +91,59 @@ def plot_curves(
 class CurveWriter:
     """Appends rows to `curve.csv` and TensorBoard's events, and draws `curve.png`.
 
-    Rows after `step` are dropped first: a resumed run makes them again.
+    Rows after `step`, and evaluations after `evaluated_at`, are dropped first: a resumed run makes them
+    again.
+
+    Attributes:
+        rows: the evaluations.
     """
 
-    def __init__(self, path: Path, step: int, tensorboard: bool, plot: str | None) -> None:
+    def __init__(
+        self, path: Path, step: int, tensorboard: bool, plot: str | None, evaluated_at: int | None = None
+    ) -> None:
         self.path = path
+        limit = step if evaluated_at is None else evaluated_at
         try:
-            self.rows = [row for row in read_curve(path) if row["step"] <= step] if path.exists() else []
+            found = read_curve(path, between=True) if path.exists() else []
+            known = [row for row in found if row["step"] <= (limit if evaluated(row) else step)]
         except (KeyError, TypeError, ValueError) as error:
             raise RunFolderError(f"{path}: not a learning curve ({error!r}); move it away") from error
         self._plot = plot
         self._events = None
+        self.rows = [row for row in known if evaluated(row)]
+        self._columns = list(dict.fromkeys(name for row in known for name in row))
         with self._writing():
             if path.exists():
-                write_atomically(path, _lines(self.rows, header=True) if self.rows else "")
+                self._rewrite(known)
             if tensorboard:
-                from torch.utils.tensorboard import SummaryWriter
-
-                self._events = SummaryWriter(str(path.parent / "tensorboard"), purge_step=step + 1)
+                self._events = EventWriter(path.parent / "tensorboard", step)
 
     def append(self, row: Row) -> None:
-        header = not self.rows
-        self.rows.append(dict(row))
+        """Adds an evaluation, or a row of training alone, which has no column `valid_…`."""
+        if evaluated(row):
+            self.rows.append(dict(row))
         with self._writing():
-            with self.path.open("a", encoding="utf-8", newline="") as file:
-                file.write(_lines([row], header))
-                file.flush()
-                os.fsync(file.fileno())
+            if new := [name for name in row if name not in self._columns]:
+                before = read_curve(self.path, between=True) if self.path.exists() else []
+                self._columns += new
+                self._rewrite([*before, row])
+            else:
+                with self.path.open("a", encoding="utf-8", newline="") as file:
+                    file.write(self._lines([row]))
+                    file.flush()
+                    os.fsync(file.fileno())
             if self._events is not None:
-                for name, value in row.items():
-                    if name != "step":
-                        self._events.add_scalar(name, value, int(row["step"]))
-                self._events.flush()
+                scalars = {name: value for name, value in row.items() if name != "step"}
+                self._events.scalars(int(row["step"]), scalars)
+
+    def _rewrite(self, rows: Sequence[Row]) -> None:
+        header = ",".join(self._columns) + "\n" if rows else ""
+        write_atomically(self.path, header + self._lines(rows))
+
+    def _lines(self, rows: Sequence[Row]) -> str:
+        out = io.StringIO()
+        csv.DictWriter(out, self._columns, restval="", lineterminator="\n").writerows(rows)
+        return out.getvalue()
 
     def draw(self) -> None:
         if self._plot and self.rows:
@@ -126,12 +157,3 @@ class CurveWriter:
 
     def _writing(self) -> AbstractContextManager[None]:
         return writing(self.path.parent, RunFolderError)
-
-
-def _lines(rows: Sequence[Row], header: bool) -> str:
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
-    if header:
-        writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from strop.training import safe
 from strop.training.checkpoint import CheckpointStore
+from strop.training.curves import read_curve
 from strop.training.errors import CheckpointError, RunFolderError
 from strop.training.files import write_atomically, writing
 
@@ -87,7 +88,7 @@ class RunFolder:
         if names and not names & {DESCRIPTION, _CHECKPOINTS}:
             raise RunFolderError(f"{self.path}: not a run's folder (no {DESCRIPTION}); nothing was changed")
         # The first evaluation is followed by a checkpoint.
-        evaluated = self.curve.read_bytes().count(b"\n") - 1 if self.curve.exists() else 0
+        evaluated = len(read_curve(self.curve)) if self.curve.exists() else 0
         if self.checkpoints.latest() is None and (evaluated > 1 or RESULT in names):
             raise CheckpointError(
                 f"{self.path / _CHECKPOINTS}: no checkpoint there, but the run was trained; restore the "
@@ -138,10 +139,10 @@ class Trained:
 def read_trained(path: Path) -> Trained:
     """The best weights of the run in `path`, finished or not. Raises RunFolderError or CheckpointError."""
     store = CheckpointStore(path / _CHECKPOINTS)
-    latest = store.latest()
-    if latest is None:
+    found = store.sound()
+    if found is None:
         raise RunFolderError(f"{path}: no trained model there (no checkpoint); name the folder of a run")
-    saved = store.load(latest)
+    _, saved, _ = found
     if saved.best_step is None:
         raise RunFolderError(f"{path}: no trained model there yet; train on, to the first evaluation")
     return Trained(saved.identity, store.load_best(saved.best_step), saved.progress["best"])

@@ -7,7 +7,7 @@ and generators, all kept in a checkpoint, so a run killed at any step and resume
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -31,6 +31,7 @@ from strop.training.progress import Progress, Silent, Status, describe
 from strop.training.run import LoopOptions, Result
 from strop.training.schedule import evaluation_steps
 from strop.training.signals import StopNow, StopSignal
+from strop.training.slowness import SlowSteps
 from strop.training.step import Made, Step
 from strop.training.task import Task
 
@@ -68,6 +69,7 @@ class _Run:
         self.curve: CurveWriter | None = None
         self.batches: Iterator[Any] = iter(())
         self.losses = Losses()
+        self.slow = SlowSteps()
         self.saved_step = -1
         self.stopping = self.save_soon = False
 
@@ -77,7 +79,7 @@ class _Run:
             reuse_freed_pages()
         # On a GPU sums of embeddings' gradients differ from run to run anyway.
         ways = choice.reproducibly() if on_cpu else nullcontext()
-        with ways, StopSignal(alone=self.world.size == 1) as self.signal:
+        with ways, StopSignal(self.world.size == 1, self._lost) as self.signal:
             self.folder = self._open_folder()
             try:
                 self._begin()
@@ -110,8 +112,7 @@ class _Run:
     def _begin(self) -> None:
         if self.options.bf16 and (reason := dispatch.why_not_bf16(self.device)) is not None:
             self.progress.say(f"bf16: slower than float32 here, or no faster ({reason}); better left out")
-        found = self.folder.checkpoints.latest() if self.folder and self.options.resume else None
-        path = self.world.from_leader(found)
+        path = self.world.from_leader(self._checkpoint())
         if path is None:
             if self.options.resume:
                 self.progress.say(f"no checkpoint yet in {self.options.out}: starting at step 0")
@@ -126,20 +127,32 @@ class _Run:
             self.captured = CapturedSteps(self.make_step, recorder)
         if self.folder is not None:
             if path is not None:
-                self.folder.checkpoints.keep_only(path, self.best.step)
+                self.folder.checkpoints.keep_only(path)
             measures = {name: getattr(self.task, name) for name in ("metric", "goal", "items")}
             self.folder.describe({**self.options.description, "measures": measures}, self.options.files)
             plot = f"valid_{self.task.metric}" if self.options.plot else None
-            self.curve = CurveWriter(self.folder.curve, self.evaluated, self.options.tensorboard, plot)
+            self.curve = CurveWriter(
+                self.folder.curve, self.step, self.options.tensorboard, plot, self.evaluated
+            )
+        self.logged = (self.clock.total(), self.items)
         self.last_save = self.session_start = time.monotonic()
         self.session_step = self.step
 
+    def _checkpoint(self) -> Path | None:
+        """On the leader, the newest checkpoint that is sound, if the run is to go on from one."""
+        if self.folder is None or not self.options.resume:
+            return None
+        found = self.folder.checkpoints.sound()
+        if found is None:
+            return None
+        path, _, wrong = found
+        if wrong is not None:
+            self.progress.say(f"{wrong}; going on from the checkpoint before it, {path.name}")
+        return path
+
     def _restore(self, path: Path) -> None:
-        store = CheckpointStore(path.parent)
-        saved = store.load(path)
+        saved = CheckpointStore(path.parent).load(path)
         expect_same(path, saved.identity, self._identity(), self.options.description)
-        if saved.best_step is not None:
-            store.verify_best(saved.best_step)
         if len(saved.ranks) != self.world.size:
             raise CheckpointError(
                 f"{path}: written by {len(saved.ranks)} processes, now there are {self.world.size}; "
@@ -157,6 +170,10 @@ class _Run:
         self.best.waited = state.get("waited", 0)  # 0 in checkpoints older than early stopping
         self.losses.total, self.losses.items = state["loss"]
         self.losses.recent = state["recent"]
+        # Checkpoints older than these have none.
+        self.losses.first = state.get("first", 0.0)
+        self.losses.logged_total, self.losses.logged_items = state.get("logged", (0.0, 0.0))
+        self.slow = SlowSteps(state.get("lost", 0.0))
         # Checkpoints older than these medians have none.
         self.clock.go_on_from(state["seconds"], state.get("phase_ms", {}))
         if self.step > self.total_steps:
@@ -210,6 +227,7 @@ class _Run:
         factor = self.task.schedule(epoch, self.step)
         for group, rate in zip(optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
+        started = time.perf_counter()
         self.clock.start()
         batch = next(self.batches)
         self.clock.lap("data")
@@ -221,6 +239,10 @@ class _Run:
             self._note(made)
         self.carry = made.carry
         self.step += 1
+        if self.device.type == "cpu" and (slow := self.slow.observe(time.perf_counter() - started)):
+            self.progress.say(slow)
+        if self.options.log_steps and self.step % self.options.log_steps == 0:
+            self._log()
         if self.progress.due():
             self.progress.show(self._status())
 
@@ -247,6 +269,18 @@ class _Run:
         self.losses.count(total, items, max(0.02, seen.steps / (self.step + 1)))
         self.items += int(items)
         self.stopping, self.save_soon = bool(stop), bool(save)
+        if (wrong := self.losses.judge_scale(self.step)) is not None:
+            raise NonFiniteError(self._spoilt(wrong))
+
+    def _log(self) -> None:
+        """A row of training losses, where no evaluation is about to add one."""
+        self._check()
+        mean = self.losses.logged_mean()
+        _, index = self._position()
+        if self.curve is None or index == 0 or index in self.evaluate_at:
+            return
+        self.clock.settle()
+        self.curve.append(self._row(self.task.summary(mean)))
 
     def _evaluate(self) -> None:
         self._check()
@@ -267,18 +301,9 @@ class _Run:
         if not math.isfinite(value):
             raise NonFiniteError(self._spoilt(f"the valid {self.task.metric} is {value:g}"))
         summary = self.task.summary(self.losses.mean())
-        shown = {
-            **{f"train_{name}": value for name, value in summary.items()},
-            **{f"valid_{name}": value for name, value in metrics.items()},
-        }
-        row: dict[str, float] = {
-            "step": self.step,
-            "epoch": self.step / self.task.steps_per_epoch,
-            "train_seconds": self.clock.total(),
-            self.task.items: self.items,
-            "rate": self.task.optimizer.param_groups[0]["lr"],
-            **shown,
-        }
+        row = self._row(summary) | {f"valid_{name}": value for name, value in metrics.items()}
+        shown = {name: value for name, value in row.items() if name.startswith(("train_", "valid_"))}
+        del shown["train_seconds"]
         self.evaluated = self.step
         better = self.best.observe(row)
         if self.folder is not None and self.curve is not None:
@@ -287,6 +312,20 @@ class _Run:
                 self.folder.checkpoints.save_best(self.step, self.task.model.state_dict(), row)
         self.progress.say(f"epoch {row['epoch']:.2f} · {describe(shown)}{' · best so far' if better else ''}")
         return value if self.task.goal == "min" else -value
+
+    def _row(self, summary: Mapping[str, float]) -> dict[str, float]:
+        """Where training stands, for the curve; `summary` is that of its losses."""
+        seconds, items = self.clock.total(), self.items
+        logged, self.logged = self.logged, (seconds, items)
+        return {
+            "step": self.step,
+            "epoch": self.step / self.task.steps_per_epoch,
+            "train_seconds": seconds,
+            self.task.items: items,
+            f"{self.task.items}_per_second": (items - logged[1]) / max(seconds - logged[0], 1e-9),
+            "rate": self.task.optimizer.param_groups[0]["lr"],
+            **{f"train_{name}": value for name, value in summary.items()},
+        }
 
     def _save(self) -> None:
         self._check()
@@ -303,6 +342,9 @@ class _Run:
                 "best": self.best.row,
                 "loss": [self.losses.total, self.losses.items],
                 "recent": self.losses.recent,
+                "first": self.losses.first,
+                "logged": [self.losses.logged_total, self.losses.logged_items],
+                "lost": self.slow.lost,
                 "waited": self.best.waited,
                 "seconds": self.clock.seconds,
                 "phase_ms": self.clock.medians_ms(),
@@ -347,6 +389,7 @@ class _Run:
             goal=self.task.goal,
             items=self.task.items,
             folder=str(self.options.out),
+            lost_seconds=self.slow.lost,
         )
         if self.folder is not None:
             self.folder.report(asdict(result))
@@ -357,6 +400,16 @@ class _Run:
             f"stopped at step {self.step} of {self.total_steps}, all saved in {self.options.out}; "
             f"to go on: {self.options.resume_hint}",
             self.signal.number or signal.SIGINT,
+        )
+
+    def _lost(self) -> str:
+        """What leaving without saving loses."""
+        if self.saved_step < 0:
+            return f"left at step {self.step}: nothing was saved yet in {self.options.out}"
+        lost = self.step - self.saved_step
+        return (
+            f"left at step {self.step}; lost since the last checkpoint: {lost} step{'s' * (lost != 1)}; "
+            f"to go on from there: {self.options.resume_hint}"
         )
 
     def _spoilt(self, what: str, step: int | None = None) -> str:

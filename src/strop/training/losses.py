@@ -9,6 +9,9 @@ from torch import Tensor
 
 from strop.training.step import Made
 
+_FIRST = 10  # steps whose losses show the scale
+_FAR = 10.0  # times it: training is lost, the losses of words are logarithms
+
 
 class Seen(NamedTuple):
     """What a look at the losses since the last one found.
@@ -31,12 +34,15 @@ class Losses:
 
     Attributes:
         total, items: sum of the losses, and how many, since the last `mean`.
+        logged_total, logged_items: the same since the last `logged_mean`.
         recent: the mean of the first steps, then a decaying one over about the last fifty.
+        first: `recent` after the first steps; 0 before.
     """
 
     def __init__(self) -> None:
         self.total = self.items = 0.0
-        self.recent = 0.0
+        self.logged_total = self.logged_items = 0.0
+        self.recent = self.first = 0.0
         self._unseen: list[tuple[int, Tensor, int]] = []
 
     @property
@@ -63,7 +69,24 @@ class Losses:
         """Counts what all processes saw; `share` of their mean goes into the recent one."""
         self.total += total
         self.items += items
+        self.logged_total += total
+        self.logged_items += items
         self.recent += share * (total / items - self.recent)
+
+    def judge_scale(self, step: int) -> str | None:
+        """What is wrong with losses that have become many times those of the first steps; None if nothing
+        is."""
+        if self.first == 0 and step >= _FIRST:
+            self.first = abs(self.recent)
+        if self.first and self.recent > _FAR * max(self.first, 1.0):
+            return f"the loss is {self.recent:.4g}, at the beginning it was {self.first:.4g}"
+        return None
+
+    def logged_mean(self) -> float:
+        """As `mean`, by a count of its own; NaN where there was no loss."""
+        total, items = self.logged_total, self.logged_items
+        self.logged_total = self.logged_items = 0.0
+        return total / items if items else math.nan
 
     def mean(self) -> float:
         """The mean since it was last asked for."""

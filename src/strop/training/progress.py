@@ -1,8 +1,10 @@
 """What the user sees while a run goes on: a bar on a terminal, a line now and then elsewhere."""
 
+import errno
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -71,7 +73,8 @@ class Lines:
         self.say(status.line())
 
     def say(self, message: str) -> None:
-        print(self._prefix + message, flush=True)
+        with _without_terminal():
+            print(self._prefix + message, flush=True)
 
     def close(self) -> None:
         pass
@@ -104,21 +107,34 @@ class Bar:
 
     def show(self, status: Status) -> None:
         self._next = time.monotonic() + 0.25
-        self._bar.update(
-            self._task,
-            completed=status.step,
-            total=status.steps,
-            epoch=f"{status.epoch:.2f}/{status.epochs}",
-            details=status.details(),
-            left=duration(status.seconds_left),
-            refresh=True,
-        )
+        with _without_terminal():
+            self._bar.update(
+                self._task,
+                completed=status.step,
+                total=status.steps,
+                epoch=f"{status.epoch:.2f}/{status.epochs}",
+                details=status.details(),
+                left=duration(status.seconds_left),
+                refresh=True,
+            )
 
     def say(self, message: str) -> None:
-        self._bar.console.print(message, markup=False, highlight=False)
+        with _without_terminal():
+            self._bar.console.print(message, markup=False, highlight=False)
 
     def close(self) -> None:
-        self._bar.stop()
+        with _without_terminal():
+            self._bar.stop()
+
+
+@contextmanager
+def _without_terminal() -> Iterator[None]:
+    """Nobody can be told anything on a terminal that was closed; the run is to be saved all the same."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
 
 
 def for_stdout(title: str = "epoch") -> Progress:
@@ -129,6 +145,11 @@ def for_stdout(title: str = "epoch") -> Progress:
 def describe(metrics: Mapping[str, float]) -> str:
     """`{"train_perplexity": 87.31…}` as `train perplexity 87.31`."""
     return " · ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in metrics.items())
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 thread`, `2 threads`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def duration(seconds: float) -> str:

@@ -17,6 +17,7 @@ class LoopOptions:
         clip: largest 2-norm of all gradients together; None for no limit.
         bf16: take losses under autocast to bfloat16.
         evaluations: validations per epoch, evenly spaced, the last at its end; as many as its steps at most.
+        log_steps: steps from one row of training losses in the curve to the next; 0 for none.
         checkpoint_seconds: time between checkpoints, beside those at the end of epochs.
         patience: evaluations in a row without a better metric that end the run; None for no such end.
         resume: go on with the run in `out`, or begin if it never got to a checkpoint.
@@ -33,6 +34,7 @@ class LoopOptions:
     clip: float | None = None
     bf16: bool = False
     evaluations: int = 1
+    log_steps: int = 100
     checkpoint_seconds: float = 60.0
     patience: int | None = None
     resume: bool = False
@@ -50,6 +52,8 @@ class LoopOptions:
                 raise ValueError(f"{name}: {value}; at least 1 is needed")
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"clip: {self.clip}; more than 0 is needed: at 0 nothing is learned")
+        if self.log_steps < 0:
+            raise ValueError(f"log_steps: {self.log_steps}; 0 or more is needed")
         if not self.checkpoint_seconds >= 0:
             raise ValueError(f"checkpoint_seconds: {self.checkpoint_seconds}; 0 or more is needed")
 
@@ -59,6 +63,7 @@ class LoopSettings(TypedDict, total=False):
 
     bf16: bool
     evaluations: int
+    log_steps: int
     checkpoint_seconds: float
     patience: int | None
     resume: bool
@@ -78,6 +83,7 @@ class Result:
         phase_seconds: its parts: data, forward, backward, optimiser; of captured steps data and graph.
         phase_ms: medians over the steps of the latest process that made any, the whole `step` included.
         items_per_second: throughput over `train_seconds`.
+        lost_seconds: those of `train_seconds` in which other work held steps up, see `slowness`.
         metric, goal, items: the task's.
     """
 
@@ -93,3 +99,4 @@ class Result:
     goal: str
     items: str
     folder: str
+    lost_seconds: float = 0.0

@@ -13,7 +13,7 @@ from strop.data.conll import Sentence, load_tagged
 from strop.data.schemes import convert, entities
 from strop.data.text import DataError
 from strop.tasks.tagging import DROPOUTS, TaggingTask, load_tagger, predict, train_tagger
-from strop.tasks.tagging.predict import VOCABULARIES
+from strop.tasks.tagging.predicting import VOCABULARIES
 from strop.training import CheckpointError, RunError, RunFolderError, World, read_curve
 from strop.training.checkpoint import CheckpointStore
 

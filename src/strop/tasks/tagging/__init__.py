@@ -1,10 +1,16 @@
 """Tagging words with the entities they are part of: BiLSTM-CNN-CRF with three kinds of dropout."""
 
-from strop.tasks.tagging.model import Tagger
-from strop.tasks.tagging.predict import load_tagger, predict
-from strop.tasks.tagging.presets import DROPOUTS, PRESETS, Dropout, Preset, PresetName
-from strop.tasks.tagging.task import TaggingTask
-from strop.tasks.tagging.train import Options, run, train_tagger
+from typing import TYPE_CHECKING
+
+from strop.lazy import lazily
+
+if TYPE_CHECKING:
+    from strop.tasks.tagging.model import Tagger
+    from strop.tasks.tagging.options import Options
+    from strop.tasks.tagging.predicting import load_tagger, predict
+    from strop.tasks.tagging.presets import DROPOUTS, PRESETS, Dropout, Preset, PresetName
+    from strop.tasks.tagging.task import TaggingTask
+    from strop.tasks.tagging.train import run, train_tagger
 
 __all__ = [
     "DROPOUTS",
@@ -20,3 +26,27 @@ __all__ = [
     "run",
     "train_tagger",
 ]
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "strop.tasks.tagging.model": ("Tagger",),
+        "strop.tasks.tagging.predicting": (
+            "load_tagger",
+            "predict",
+        ),
+        "strop.tasks.tagging.presets": (
+            "DROPOUTS",
+            "PRESETS",
+            "Dropout",
+            "Preset",
+            "PresetName",
+        ),
+        "strop.tasks.tagging.task": ("TaggingTask",),
+        "strop.tasks.tagging.options": ("Options",),
+        "strop.tasks.tagging.train": (
+            "run",
+            "train_tagger",
+        ),
+    },
+)

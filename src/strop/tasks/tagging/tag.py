@@ -2,15 +2,15 @@
 
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import chain, groupby
-from pathlib import Path
 
 from strop.data.conll import DOCUMENT, split_columns
-from strop.data.schemes import OUTSIDE, Scheme
+from strop.data.schemes import OUTSIDE
 from strop.data.text import decode_lines, in_chunks
 from strop.limits import find_device
-from strop.tasks.tagging.predict import load_tagger, predict
+from strop.streams import write_utf8
+from strop.tasks.tagging.predicting import load_tagger, predict
+from strop.tasks.tagging.tag_options import Options
 
 # A sentence as rows of columns, a word in the first.
 _Rows = list[list[str]]
@@ -18,33 +18,12 @@ _Rows = list[list[str]]
 _AT_ONCE = 1024
 
 
-@dataclass(frozen=True)
-class Options:
-    """Label text from standard input with the entities that a trained tagger finds.
-
-    Reads one sentence a line, its words parted by spaces, or, with --columns, one word a line and an empty
-    line after each sentence. Writes a word a line with its tag behind it and an empty line after each
-    sentence. With --columns all columns are kept, so tagged text can be evaluated at once:
-    strop tag --run RUN --columns < test.txt | conlleval
-
-    Attributes:
-        run: Folder of a run of strop train ner, finished or not: the best weights so far are used.
-        columns: Read one word a line, in the first of any number of columns.
-        scheme: Of the tags that are written, if not that of the training data.
-        device: Where to compute, e.g. cpu or cuda.
-    """
-
-    run: Path
-    columns: bool = False
-    scheme: Scheme | None = None
-    device: str = "cpu"
-
-
 def run(options: Options) -> int:
     """The command `strop tag`: 0 when all input has been labelled."""
     device = find_device(options.device)
     model, vocabularies = load_tagger(options.run, device)
     scheme = options.scheme or vocabularies.data_scheme
+    write_utf8()
     lines = decode_lines("stdin", sys.stdin.buffer)
     sentences = _in_columns(lines) if options.columns else _in_lines(lines)
     # At a terminal an answer to every sentence.

@@ -15,7 +15,7 @@ from strop.seeds import seed_of
 from strop.tasks.tagging.conlleval import Evaluation, evaluate
 from strop.tasks.tagging.encoding import Batch, Vocabularies, bucketed
 from strop.tasks.tagging.model import Tagger
-from strop.tasks.tagging.predict import predict
+from strop.tasks.tagging.predicting import predict
 from strop.tasks.tagging.presets import Dropout, Preset
 from strop.training import Outcome, World
 
@@ -98,6 +98,8 @@ class TaggingTask:
             "preset": {name: value for name, value in asdict(preset).items() if name != "epochs"},
             "dropout": dropout,
             "data": _fingerprint(corpus, vectors),
+            # torch divides sums among threads: with others they round differently.
+            "threads": torch.get_num_threads(),
         }
 
     def batches(self, epoch: int, start: int) -> Iterator[Batch]:

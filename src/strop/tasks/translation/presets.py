@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from strop.data.text import DataError
+from strop.data.errors import DataError
 from strop.limits import check_ranges
 
 PresetName = Literal["luong", "multi30k", "iwslt15-en-vi", "iwslt14-de-en"]

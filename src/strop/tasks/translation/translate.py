@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,38 +9,14 @@ import torch
 from strop.data.parallel import encode
 from strop.data.text import Vocabulary, decode_lines, in_chunks
 from strop.limits import check_sizes, find_device, use_threads
-from strop.tasks.options import check_files
+from strop.streams import write_utf8
+from strop.tasks.files import check_files
 from strop.tasks.translation import decoding
 from strop.tasks.translation.decoding import check_search
 from strop.tasks.translation.model import TranslationModel
 from strop.tasks.translation.task import SOURCE, TARGET, text
+from strop.tasks.translation.translate_options import Options
 from strop.training import RunFolderError, read_trained
-
-
-@dataclass(frozen=True)
-class Options:
-    """Translate the sentences on stdin, one per line, with a model that strop train nmt has trained.
-
-    They must be prepared as the training text was: words parted by white space, lower case if that was.
-    An empty line stays empty. Example:
-    strop translate --run runs/nmt-multi30k-nr-rh-st < sentences.en > sentences.de
-
-    Attributes:
-        run: Folder of the run; its best weights are used.
-        beam: Hypotheses side by side; 1 is greedy search.
-        alpha: Hypotheses are compared by log-probability / words ** alpha: less favours short ones. It may be
-            from 0 to 10.
-        batch: Sentences side by side.
-        device: Where to translate, e.g. cpu or cuda.
-        threads: CPU threads, if not torch's choice.
-    """
-
-    run: Path
-    beam: int = 5
-    alpha: float = 1.0
-    batch: int = 64
-    device: str = "cpu"
-    threads: int | None = None
 
 
 class Translator:
@@ -99,6 +74,7 @@ def run(options: Options) -> int:
     check_sizes(options)
     use_threads(options.threads)
     translator = Translator(options.run, find_device(options.device))
+    write_utf8()
     lines = decode_lines("stdin", sys.stdin.buffer)
     # At a terminal an answer to every line, else enough at a time to put sentences of like length together.
     at_once = 1 if sys.stdin.isatty() else 16 * options.batch

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from strop.data.schemes import Scheme
-from strop.tasks.options import check_files
+from strop.tasks.files import check_files
 from strop.tasks.tagging.encoding import Vocabularies
 from strop.tasks.tagging.model import Tagger
 from strop.tasks.tagging.presets import Preset
