@@ -199,7 +199,8 @@ def test_ctrl_c_ends_it_in_one_line(text, tmp_path):
     )
     signal.signal(signal.SIGINT, before)
     assert process.stdout is not None
-    process.stdout.readline()  # what the text is; training follows
+    for _ in range(3):  # that PyTorch is loaded, how long it takes, what the text is; training follows
+        process.stdout.readline()
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors

@@ -276,7 +276,7 @@ def test_bad_input_is_one_clear_line(trained, text, tmp_path, monkeypatch, capsy
     assert status == 2
     assert "no trained model there" in errors
     for words, message in [
-        ([], "data: None; name a folder of tagged text"),
+        ([], "data: no folder was given; name one of tagged text"),
         (["--data", str(tmp_path / "absent")], "absent: no such folder"),
         (["--data", str(text), "--char-groups", "7"], "char_groups: 7; it must divide"),
         (["--data", str(text), "--max-length", "0"], "max_length: 0"),
