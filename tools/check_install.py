@@ -4,7 +4,7 @@
 
 `make` itself is the third way, which this Python's environment comes from. The other two get an environment
 of their own, with the torch of this one and nothing else of it. Needs the package index for the tools of an
-isolated build; where that cannot be reached, the way is passed over, and told. """
+isolated build; where that cannot be reached, the way is passed over, and told."""
 
 import os
 import shutil
