@@ -74,6 +74,9 @@ class Named(abc.ABC, nn.RNNBase):
     @abc.abstractmethod
     def initial(self, batch): ...
 
+    def forward(self, x, hx=None):
+        return super().forward(x, self.initial(x.shape[1]) if hx is None else hx)
+
 
 class OwnLSTM(Named, nn.LSTM):
     """As of pytorch-forecasting: a base of its own, and methods."""

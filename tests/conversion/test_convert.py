@@ -232,8 +232,7 @@ def test_pattern_and_block_reach_all_layers():
 
 class OwnLSTM(nn.LSTM):
     def forward(self, input, hx=None):
-        y, hx = super().forward(input, hx)
-        return 2 * y, hx
+        return nn.functional.pad(input, (0, 0)), hx
 
 
 def with_hook(function):

@@ -69,13 +69,22 @@ def kind_of(layer: nn.Module) -> Kind | None:
 def _kind_of(cls: type[nn.Module]) -> Kind | None:
     for base in cls.__mro__:
         if kind := TO_TORCH.get(base) or TO_STROP.get(base):
-            same = all(getattr(cls, name) is getattr(base, name) for name in _RUNNING)
+            same = all(getattr(cls, name) is getattr(base, name) for name in _RUNNING) and _runs(cls, base)
             return kind if same and (base is kind.torch or _FROM in vars(cls) or base is cls) else None
     return None
 
 
 # What a subclass leaves as it is if it only adds to a layer.
-_RUNNING = ("forward", "__call__", "__getattr__")
+_RUNNING = ("__call__", "__getattr__")
+
+
+def _runs(cls: type[nn.Module], base: type[nn.Module]) -> bool:
+    """Whether a subclass runs the forward of a layer, which it may prepare for and follow up by its own."""
+    if cls.forward is base.forward:
+        return True
+    code = getattr(cls.forward, "__code__", None)  # pytorch-forecasting's calls super().forward
+    return code is not None and {"super", "forward"} <= {*code.co_names}
+
 
 # In a class that convert has made: the one that the layer had before.
 _FROM = "_strop_from"
