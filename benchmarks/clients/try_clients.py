@@ -4,9 +4,10 @@
     clients/bin/pip install --no-deps supar && clients/bin/pip install .
     clients/bin/python benchmarks/clients/try_clients.py [NAME ...]
 
-Each model is made with its own constructor, converted by one line, and asked for what was taken over; results in
-evaluation are compared by ``strop.convert`` itself. Forward and backward are timed
-before and after, in turn. A project that is not installed is named and passed over. Nothing is downloaded.
+Each model is made with its own constructor and converted by one line. Results in evaluation are compared by
+``strop.convert`` itself. Forward and backward are timed before and after, in turn:
+with the native kernels only, which ``pip install .`` builds. A project that is not installed is named and
+passed over. Nothing is downloaded.
 """
 
 from __future__ import annotations
