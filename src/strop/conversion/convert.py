@@ -60,7 +60,7 @@ def convert(
         pattern: of all layers that are swapped, as in ``strop.LSTM``.
         example_inputs: a tensor, a tuple or list of positional or a mapping of keyword arguments. The model
             is run on it in training mode and in evaluation, before and after, which leaves no trace in it or
-            in random generators. A dropout whose output goes into recurrent layers or ``nn.Linear``s, and
+            in random generators. A dropout whose output goes into recurrent layers or ``nn.Linear``, and
             nowhere else, is then taken over by these layers. None leaves all of them.
         filter_fn: of a module and its name, whether convert may change it; None for all.
         dropouts: classes of dropouts of your own, and what attribute holds their share: ``{LockedDropout:
