@@ -259,3 +259,15 @@ def test_a_dropout_within_a_compiled_function_is_seen():
 
     assert why(model(lambda m, x: m.rnn(dropped(m, x)))) == "taken over"
     assert why(model(lambda m, x: m.rnn(dropped(m, x) + 1))) == "its output also goes into add"
+
+
+def test_dropout_by_a_function_is_named():
+    made = model(lambda m, x: m.rnn(nn.functional.dropout(x, 0.3, m.training)))
+    report = strop.convert(made, example_inputs=torch.randn(T, B, U))
+    (entry,) = [entry for entry in report if entry.before == "F.dropout"]
+    assert (entry.name, entry.action) == ("", "left")
+    assert entry.why.startswith("p=0.3 in its code, which convert cannot change")
+    plain = model(lambda m, x: m.rnn(m.drop(x)))
+    assert not [
+        e for e in strop.convert(plain, example_inputs=torch.randn(T, B, U)) if e.before == "F.dropout"
+    ]

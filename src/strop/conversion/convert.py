@@ -118,6 +118,7 @@ class _Plan:
         twins: what layers become, without storage.
         reasons: why other layers stay.
         taken: the dropouts that their consumers take over.
+        functions: the modules in whose code a function drops, and how much.
     """
 
     names: dict[nn.Module, str]
@@ -128,6 +129,7 @@ class _Plan:
     twins: dict[nn.Module, nn.Module] = field(default_factory=dict)
     reasons: dict[nn.Module, str] = field(default_factory=dict)
     taken: Takeover = field(default_factory=Takeover)
+    functions: dict[nn.Module, float] = field(default_factory=dict)
 
     def swap(self, layer: nn.Module) -> None:
         wanted = self.settings["recurrent_dropout"]
@@ -153,6 +155,7 @@ class _Plan:
         shares = {each: partial(share_of, each, self.custom.get(type(each))) for each in dropouts}
         seen = run(model, example_inputs, shares, set(consumers))
         self.taken = settle(dropouts, consumers, seen, self._obstacle)
+        self.functions = seen.functions
         for layer, p in self.taken.p.items():
             axes = {"batch_first": layer in self.taken.batch_first} if isinstance(layer, nn.Linear) else {}
             self.twins[layer] = self._twin(layer, p, **axes)
@@ -178,7 +181,11 @@ class _Plan:
                 vars(layer)["_source"] = (dropout,)
 
     def report(self) -> Report:
-        return Report([self._entry(layer, name) for layer, name in self.names.items() if _is_listed(layer)])
+        entries = [self._entry(layer, name) for layer, name in self.names.items() if _is_listed(layer)]
+        for module, p in self.functions.items():
+            why = f"p={p:g} in its code, which convert cannot change: an nn.Dropout there could be taken over"
+            entries.append(Entry(self.names[module], "F.dropout", "F.dropout", "left", why))
+        return Report(entries)
 
     def _obstacle(
         self,

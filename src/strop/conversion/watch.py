@@ -14,9 +14,10 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from strop.conversion.kinds import is_recurrent
+from strop.conversion.kinds import is_dropout, is_recurrent
 from strop.conversion.restore import restored
 
 T = TypeVar("T")
@@ -106,12 +107,14 @@ class Observed:
         notes: how else a dropout drops than strop's layers do.
         unlike: why a module that may be a dropout is none that a layer could take over.
         together: the dropouts of which an output goes into several layers.
+        functions: the modules in which ``torch.nn.functional.dropout`` drops, and how much.
     """
 
     shares: dict[nn.Module, float] = field(default_factory=dict)
     notes: dict[nn.Module, str] = field(default_factory=dict)
     unlike: dict[nn.Module, str] = field(default_factory=dict)
     together: set[nn.Module] = field(default_factory=set)
+    functions: dict[nn.Module, float] = field(default_factory=dict)
     calls: dict[nn.Module, list[Call]] = field(default_factory=lambda: defaultdict(list))
     outputs: dict[nn.Module, int] = field(default_factory=lambda: defaultdict(int))
     other_uses: dict[nn.Module, str] = field(default_factory=dict)
@@ -152,7 +155,7 @@ def run(
     # Functions that the model has compiled run as they are written. Without dynamo there are none.
     dynamo = "torch._dynamo" in sys.modules
     eager = torch.compiler.set_stance("force_eager") if dynamo else nullcontext()
-    with restored(model), eager, torch.no_grad(), watch:
+    with restored(model), eager, torch.no_grad(), watch, _Functions(watch):
         try:
             output = model(*args, **kwargs)
         except Exception as error:
@@ -204,6 +207,22 @@ def tensors(value: Any) -> Iterator[Tensor]:
             else:
                 parts = getattr(value, "__dict__", {}).values()
             left += reversed(list(parts))
+
+
+class _Functions(TorchFunctionMode):
+    """Notes where ``torch.nn.functional.dropout`` is called, and by how much it drops."""
+
+    def __init__(self, watch: _Watch) -> None:
+        super().__init__()
+        self._watch = watch
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is nn.functional.dropout:
+            given = dict(zip(("input", "p", "training"), args, strict=False)) | (kwargs or {})
+            self._watch.note_function(float(given.get("p", 0.5)), bool(given.get("training", True)))
+        return func(*args, **(kwargs or {}))
 
 
 class _Watch(TorchDispatchMode):
@@ -266,6 +285,12 @@ class _Watch(TorchDispatchMode):
             else:
                 self._other(carrier, f"{operation.__name__}{self._where()}")
         return result
+
+    def note_function(self, p: float, training: bool) -> None:
+        """That a function drops in the module that runs, if this is none whose affair that is."""
+        running = self._running[-1] if self._running else self._model
+        if training and 0 < p < 1 and running not in self._opaque and not is_dropout(running):
+            self.seen.functions[running] = p
 
     def _note_share(self, dropout: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """What a dropout does, while what is done to find it out is hidden."""
