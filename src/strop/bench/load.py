@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from time import sleep
@@ -109,7 +109,7 @@ def _compared(record: Record, others: int, idle: dict[str, float]) -> Record:
     return LoadRecord(**asdict(record), others=others, times_idle=times_idle, fair=fair)
 
 
-def show(timings: list[Timing], where: Provenance, notes: list[str]) -> None:
+def show(timings: Sequence[Timing], where: Provenance, notes: list[str]) -> None:
     header = ["", "busy processes", "p20 ms", "p50 ms", "p80 ms", "times idle", "fair share", "vs torch"]
     groups = [
         [_row(record) for timing in timings for record in timing.records if record.impl == impl]
