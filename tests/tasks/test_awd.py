@@ -277,7 +277,7 @@ def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_weights(corpus, tmp_p
 def test_options_of_another_preset_are_refused():
     assert Options(preset="awd-lstm", units=9, ar=0.0).resolved() == replace(AWD, units=9, ar=0.0)
     with pytest.raises(
-        ValueError, match="p: 0.5; the preset awd-lstm has no such setting. Its settings are embedding"
+        ValueError, match=r"p: 0\.5; the preset awd-lstm has no such setting\. Its settings are embedding"
     ):
         Options(preset="awd-lstm", p=0.5).resolved()
     with pytest.raises(ValueError, match="trigger: 3; the preset small has no such setting"):
