@@ -7,6 +7,7 @@ import pytest
 
 from strop.bench import keep, keep_plot, report
 from strop.bench.keep import KeepRecord, Options
+from strop.bench.machine import Provenance
 from strop.bench.presets import Layers, Preset
 
 TINY = Preset("zaremba-medium", (Layers(10, 20, 2),), batch=3, steps=5, nr=0.5, rh=0.5)
@@ -34,7 +35,8 @@ def test_times_are_compared_with_those_in_proportion(tmp_path: Path, capsys: pyt
     assert keep.run(Options(seconds=0, json=out, csv=rows, plot=plot)) == 0
     records = json.loads(out.read_text())
     assert len(records) == 4 * (10 + 3 + 3)
-    assert all(list(r) == [field.name for field in fields(KeepRecord)] for r in records)
+    columns = [field.name for kind in (KeepRecord, Provenance) for field in fields(kind)]
+    assert all(list(r) == columns for r in records)
     for r in records:
         series, phase = r["series"], r["phase"]
         own = [other for other in records if (other["series"], other["phase"]) == (series, phase)]
