@@ -15,6 +15,7 @@ from hypothesis import settings
 import strop.ops.memory
 import strop.ops.products
 import strop.ops.recurrence
+from strop.functional import routes
 from strop.ops import choice, dispatch
 
 # Without a GPU the Triton kernels run in Triton's interpreter. It is chosen for good when Triton is imported.
@@ -50,23 +51,19 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
 
 
 @pytest.fixture(autouse=True)
-def _unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No way is chosen by a measurement, which another run of the tests could decide otherwise."""
+def _nothing_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one test had timed is unknown to the next."""
     monkeypatch.setattr(choice, "_choices", {})
-    monkeypatch.setattr(choice, "_fixed", 1)
 
 
 @pytest.fixture(params=["kernels", "operator"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, _unmeasured: None) -> str:
-    """Small calls on a CPU take each way in turn, as if it had been the fastest."""
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Calls on a CPU take each way in turn, as if the rule said so."""
 
-    def measured(what: str, ways: Any, device: torch.device) -> choice.Choice:
-        times = {name: float((name == "kernels") != (request.param == "kernels")) for name in ways}
-        return choice.Choice(what, {name: choice.Times(ms, ms) for name, ms in times.items()}, {})
+    def taken(sizes: Any, phase: str, ways: tuple[str, ...], *where: Any) -> str:
+        return next(way for way in ways if way.startswith("kernels") == (request.param == "kernels"))
 
-    monkeypatch.setattr(choice, "_fixed", 0)
-    monkeypatch.setattr(choice, "_measure", measured)
-    monkeypatch.setattr(choice, "made", lambda key: request.param)  # even if it was never met
+    monkeypatch.setattr(routes, "cheapest", taken)
     return request.param
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from strop.lazy import lazily
 
 if TYPE_CHECKING:
-    from strop import functional
+    from strop import backends, functional
     from strop.conversion import convert, revert
     from strop.nn import GRU, LSTM, RNN, Dropout, GRUCell, Linear, LSTMCell, Masks, RNNCell
     from strop.ops.memory import empty_cache
@@ -27,6 +27,7 @@ __all__ = [
     "Masks",
     "Pattern",
     "RNNCell",
+    "backends",
     "convert",
     "empty_cache",
     "functional",
@@ -41,7 +42,7 @@ __getattr__ = lazily(
         "strop.pattern": ("Mask", "Pattern"),
         "strop.version": ("__version__",),
     },
-    modules=("conversion", "functional", "nn", "ops", "pattern"),
+    modules=("backends", "conversion", "functional", "nn", "ops", "pattern"),
 )
 
 

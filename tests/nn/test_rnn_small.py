@@ -1,4 +1,4 @@
-"""Small calls take torch's operator where that is faster, with torch's results and the same checks."""
+"""Calls run by torch's operator where that is faster, with torch's results and the same checks."""
 
 from __future__ import annotations
 
@@ -144,8 +144,8 @@ def test_what_is_dropped_is_not_read(way, steps, shares):
 
 @pytest.fixture
 def measurements(monkeypatch):
-    """What was measured, with torch's own clock."""
-    monkeypatch.setattr(choice, "_fixed", 0)
+    """What was timed, as it was asked for."""
+    monkeypatch.setattr(strop.backends, "autotune", True)
     return choice.choices
 
 
@@ -194,8 +194,9 @@ def test_nothing_is_measured_where_somebody_watches_or_every_process_is_to_do_th
         with torch.autograd.detect_anomaly():
             layer(x)
     layer(x.as_subclass(type("Own", (torch.Tensor,), {})))
-    with choice.reproducibly():
-        layer(x)
+    strop.backends.autotune = False
+    layer(x)
+    strop.backends.autotune = True
     torch.use_deterministic_algorithms(True)
     try:
         layer(x)
@@ -229,7 +230,14 @@ def test_selective_checkpointing_sees_the_same_operations_twice(way):
     torch.testing.assert_close(torch.autograd.grad(y.sum(), x), expected)
 
 
-def test_large_calls_are_not_measured(measurements):
-    recurrent.make("LSTM", 6, 8)(torch.randn(2, 33, 6))
-    recurrent.make("LSTM", 64, 256)(torch.randn(500, 32, 64))
-    assert not measurements()
+@pytest.mark.parametrize("drops", [True, False])
+def test_nothing_is_timed_unless_somebody_asks(monkeypatch, drops):
+    monkeypatch.setattr(choice, "_measure", None)
+    shares = {"input_dropout": 0.5, "recurrent_dropout": 0.25} if drops else {}
+    for mode in recurrent.MODES:
+        for steps, hidden, batch in ((1, 8, 1), (1, 40, 64), (9, 64, 3)):
+            recurrent.make(mode, 6, hidden, num_layers=2, **shares)(torch.randn(steps, batch, 6))[
+                0
+            ].sum().backward()
+    assert not strop.backends.autotune
+    assert not choice.choices()

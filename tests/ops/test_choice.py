@@ -20,7 +20,7 @@ TIMES = {"a": choice.Times(3.0, 1.0), "b": choice.Times(2.0, 2.0), "c": choice.T
 def clock(monkeypatch):
     """What ``once`` returns names its times; what it raises is raised."""
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: None)
-    monkeypatch.setattr(choice, "_fixed", 0)
+    monkeypatch.setattr(choice, "autotune", True)
     monkeypatch.setattr(choice, "time_of", lambda once, device: TIMES[once()])
 
 
@@ -90,8 +90,11 @@ def test_a_forked_process_need_not_wait_for_a_measurement_of_its_parent():
     assert os.waitpid(child, 0)[1] == 0
 
 
-def test_nothing_is_measured_for_one_way_or_where_it_must_be_the_same_in_every_process(monkeypatch):
+def test_nothing_is_timed_for_one_way_or_where_it_must_be_the_same_in_every_process(monkeypatch):
     monkeypatch.setattr(choice, "time_of", None)
+    with monkeypatch.context() as patch:
+        patch.setattr(choice, "autotune", False)
+        assert choice.fastest(("key",), what, named("a", "b"), CPU, "b") == "b"
     assert choice.fastest(("key",), what, named("a"), CPU, "b") == "a"
     torch.use_deterministic_algorithms(True)
     try:

@@ -72,7 +72,7 @@ def pretended(monkeypatch) -> Iterator[list[str]]:
     monkeypatch.setattr(launch, "shared_memory", lambda device: 227 * 1024)
     monkeypatch.setattr(dispatch, "_why_not_triton", lambda x: None)
     monkeypatch.setattr(choice, "time_of", lambda once, device: choice.Times(*[float(once() is None)] * 2))
-    monkeypatch.setattr(choice, "_fixed", 0)
+    monkeypatch.setattr(choice, "autotune", True)
     with dispatch.use("triton"):
         yield launched
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from strop.functional import operator, ways
+from strop.functional import operator, routes, ways
 from strop.functional.autograd import autocast_dtype, exporting, transforming, without_autocast
 from strop.functional.recurrence import States, check_batch_sizes
 from strop.functional.stack import stack
@@ -61,7 +61,8 @@ def dense_stack(
 
     def by_layers(x: Tensor, flat: Sequence[Tensor]) -> tuple[Tensor, States]:
         weights = operator.by_direction(flat, each)
-        nothing, how = (None,) * len(weights), {"bidirectional": bidirectional, "batch_sizes": batch_sizes}
+        nothing = (None,) * len(weights)
+        how = {"bidirectional": bidirectional, "batch_sizes": batch_sizes, "by_kernels": True}
         return stack(cell, x, states, weights, nothing, nothing, **how)
 
     if compiling and not traced and x.numel():
@@ -69,7 +70,7 @@ def dense_stack(
     if (
         (autocast is torch.bfloat16 and x.is_cpu and gradients and training and not traced)
         and (native.has_bf16 and dispatch.select(flat[0]) == "native")
-        and (x.numel() and not _is_small(x, flat, batch_sizes))
+        and (x.numel() and _rounds(x, flat, batch_sizes))
     ):
         y, last = by_layers(x, flat)
         return y.to(autocast), tuple(state.to(autocast) for state in last)
@@ -102,23 +103,22 @@ def dense_stack(
             return y, (h,) if c is None else (h, c)
         return by_layers(x, flat)
 
-    packed = batch_sizes is not None
-    if not ways.is_small(x.shape[0] if packed else steps * batch, batch, flat):
+    if not dispatch.may_leave_kernels():
         return by_kernels(x, flat)
-    hidden = flat[1].shape[1]
-    shape = f"{x.shape[-1]} to {hidden} units, {steps} steps of {batch} rows"
-    phases = "forward and backward" if gradients and training else "forward"
+    packed, directions = batch_sizes is not None, 2 if bidirectional else 1
+    sizes = routes.sizes_of(cell, x, flat, each, directions, steps, batch, packed)
+    phase = "training" if gradients and training else "forward" if gradients else "inference"
     way = ways.fastest(
-        ways.small_stack(cell, x, hidden, len(flat), steps, batch, packed, gradients, training),
-        lambda: f"{cell.name} of {shape}{', packed' if packed else ''}, nothing dropped, {phases}",
+        (ways.about(sizes), phase, each, x.dtype, *routes.kind()),
+        lambda: f"{sizes}, nothing dropped, {phase}",
         {"operator": by_operator, "kernels": by_kernels},
-        *(x, flat, "kernels"),
+        *(x, flat, routes.dense(sizes, phase)),
         gradients=gradients,
-        backward=gradients and training,
+        backward=phase == "training",
     )
     return by_operator(x, flat) if way == "operator" else by_kernels(x, flat)
 
 
-def _is_small(x: Tensor, flat: Sequence[Tensor], batch_sizes: Tensor | None) -> bool:
+def _rounds(x: Tensor, flat: Sequence[Tensor], batch_sizes: Tensor | None) -> bool:
     batch = x.shape[1] if batch_sizes is None else int(batch_sizes[0])
-    return ways.is_small(x.shape[:-1].numel(), batch, flat)
+    return not dispatch.may_leave_kernels() or routes.rounds(x.shape[:-1].numel(), batch, flat)

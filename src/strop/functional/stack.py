@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from strop.functional import operator, ways
+from strop.functional import costs, operator, routes, ways
 from strop.functional.autograd import autocast_dtype, transforming, without_autocast
 from strop.functional.recurrence import States, recurrence, times_mask
 from strop.ops import dispatch
@@ -46,6 +46,7 @@ def stack(
     *,
     bidirectional: bool = False,
     batch_sizes: Tensor | None = None,
+    by_kernels: bool = False,
 ) -> tuple[Tensor, States]:
     """A stack of layers, with the weights and the masks of each direction of each layer in turn.
 
@@ -53,6 +54,7 @@ def stack(
         x: ``[steps, batch, input]``, or the rows of a packed sequence ``[rows, input]``.
         states: h0, and c0 if the cell has one, ``[layers * directions, batch, hidden]``, or None for zeros.
         weights: weight_ih, weight_hh and, where there are biases, bias_ih and bias_hh; weight_hr comes last.
+        by_kernels: whether no layer may run by torch's operators, fast as they may be.
 
     Returns:
         The last layer's h of every step, directions side by side, and the last states as ``states``.
@@ -63,21 +65,26 @@ def stack(
         here = slice(first, first + directions)
         own = None if states is None else tuple(state[here] for state in states)
         layer = _Directions(cell, own, weights[here], input_masks[here], recurrent_masks[here])
-        done = _one_step(x, layer) if batch_sizes is None and len(x) == 1 else None
-        if done is not None:
-            x, last = done
-            lasts += last
-            continue
-        if not any(layer.recurrent_masks) and input_masks[here].count(input_masks[first]) == directions:
-            done = _by_cudnn(x, layer, batch_sizes)
-            if done is not None:
-                x, last = done
-                lasts += zip(*last, strict=True)
-                continue
-        x, last = _layer(x, layer, batch_sizes)
+        done = None if by_kernels and x.is_cpu else _elsewhere(x, layer, batch_sizes)
+        x, last = done or _layer(x, layer, batch_sizes)
         lasts += last
     with without_autocast(x):  # which knows of two dtypes only, whatever that of the weights is
         return x, tuple(torch.stack(each) for each in zip(*lasts, strict=True))
+
+
+def step(
+    cell: Cell,
+    x: Tensor,
+    states: States | None,
+    weights: Sequence[Tensor],
+    input_mask: Mask | None,
+    recurrent_mask: Mask | None,
+) -> States:
+    """One step of a layer over x ``[batch, input]`` from states ``[batch, hidden]``: the next states."""
+    own: Any = None if states is None else tuple((state,) for state in states)
+    layer, x = _Directions(cell, own, (weights,), (input_mask,), (recurrent_mask,)), x.unsqueeze(0)
+    _, (last,) = _elsewhere(x, layer, None) or _layer(x, layer)
+    return last
 
 
 def _layer(x: Tensor, layer: _Directions, batch_sizes: Tensor | None = None) -> tuple[Tensor, list[States]]:
@@ -96,37 +103,81 @@ def _layer(x: Tensor, layer: _Directions, batch_sizes: Tensor | None = None) -> 
         return ys[0] if len(ys) == 1 else torch.cat(ys, -1), lasts
 
 
-def _one_step(x: Tensor, layer: _Directions) -> tuple[Tensor, list[States]] | None:
-    """``_layer`` of the only step of a plain sequence, where that is for torch's cells; None elsewhere."""
-    cell, states, weights, input_masks, recurrent_masks = layer
-    flat, batch = layer.flat(), x.shape[1]
+def _elsewhere(
+    x: Tensor, layer: _Directions, batch_sizes: Tensor | None
+) -> tuple[Tensor, list[States]] | None:
+    """``_layer`` by torch's own operators or cells, where that is faster; None where it is not."""
+    if torch.compiler.is_compiling():
+        return None
+    one_mask = layer.input_masks.count(layer.input_masks[0]) == len(layer.input_masks)
+    masks_x_alone = one_mask and not any(layer.recurrent_masks)
+    if dispatch.select(x) == "triton":
+        return _by_cudnn(x, layer, batch_sizes) if masks_x_alone else None
+    flat = layer.flat()
     if (
-        (not x.is_cpu or x.dtype is not flat[0].dtype or len(weights[0]) % 2 == 1)
-        # A GRU's update gate keeps some of the state that no mask has touched.
-        or (cell is GRU and states is not None and any(recurrent_masks))
-        or (torch.compiler.is_compiling() or transforming() or autocast_dtype(x) is not None)
-        or not ways.is_small(batch, batch, flat)
+        (not x.is_cpu or x.dtype is not flat[0].dtype or not x.numel())
+        or (transforming() or autocast_dtype(x) is not None)
+        or (not dispatch.may_leave_kernels() or dispatch.select(x) != "native")
     ):
         return None
-    masks = *input_masks, *(recurrent_masks if states is not None else ())
 
     def cells(x: Tensor, flat: Sequence[Tensor]) -> tuple[Tensor, list[States]]:
         return _step_by_cells(x, layer.having(flat))
 
-    def kernels(x: Tensor, flat: Sequence[Tensor]) -> tuple[Tensor, list[States]]:
-        return _layer(x, layer.having(flat))
+    def by_operator(x: Tensor, flat: Sequence[Tensor]) -> tuple[Tensor, list[States]]:
+        return _by_operator(x, layer.having(flat), batch_sizes)
 
-    gradients = ways.needs_grad(x, *flat, *(states or ()))
-    drops = tuple(mask and (mask.index is None, mask.count is None, round(mask.scale, 2)) for mask in masks)
-    sizes = (ways.about(batch), x.shape[2], *flat[1].shape, len(flat))
-    key = ("step", cell.name, *sizes, x.dtype, states is None, drops, gradients)
+    def kernels(x: Tensor, flat: Sequence[Tensor]) -> tuple[Tensor, list[States]]:
+        return _layer(x, layer.having(flat), batch_sizes)
+
+    able = {"kernels": kernels}
+    # A GRU's update gate keeps some of the state that no mask has touched.
+    whole = layer.cell is GRU and layer.states is not None and any(layer.recurrent_masks)
+    if batch_sizes is None and len(x) == 1 and len(layer.weights[0]) % 2 == 0:
+        if not whole:
+            able["cells"] = cells
+    elif masks_x_alone:
+        able["operator"] = by_operator
+    if len(able) == 1:
+        return None
+    gradients = ways.needs_grad(x, *flat, *(layer.states or ()))
+    phase = "training" if gradients else "inference"
+    sizes = _sizes(x, layer, batch_sizes)
+    drops = tuple(mask and mask.index is not None for mask in (*layer.input_masks, *layer.recurrent_masks))
     way = ways.fastest(
-        *(key, lambda: f"a step of {_describe(cell, x, flat)}", {"cells": cells, "kernels": kernels}),
-        *(x, flat, "kernels"),
+        ("layer", ways.about(sizes), phase, len(flat), drops, x.dtype, *routes.kind()),
+        lambda: f"{sizes}, {phase}",
+        able,
+        *(x, flat, routes.dropping(sizes, phase, tuple(able))),
         gradients=gradients,
         backward=gradients,
     )
-    return cells(x, flat) if way == "cells" else None
+    return None if way == "kernels" else able[way](x, flat)
+
+
+def _sizes(x: Tensor, layer: _Directions, batch_sizes: Tensor | None) -> costs.Sizes:
+    steps, batch = x.shape[:2] if batch_sizes is None else (len(batch_sizes), int(batch_sizes[0]))
+    of_input, of_hidden = _kept(layer.input_masks[0]), _kept(layer.recurrent_masks[0])
+    if steps == 1 and layer.states is None:
+        of_hidden = 0.0  # a product with zeros, which is skipped
+    each, directions, packed = len(layer.weights[0]), len(layer.weights), batch_sizes is not None
+    kept = of_input, of_hidden
+    return routes.sizes_of(layer.cell, x, layer.flat(), each, directions, steps, batch, packed, kept)
+
+
+def _kept(mask: Mask | None) -> float:
+    """The share of units that take part in a product, of which element masks leave out none."""
+    return 1.0 if mask is None or mask.index is None else 1 / mask.scale
+
+
+def _by_operator(x: Tensor, layer: _Directions, batch_sizes: Tensor | None) -> tuple[Tensor, list[States]]:
+    """``_layer`` by torch's operator on masked inputs."""
+    cell, states, weights, (mask, *_), _ = layer
+    if mask is not None:
+        x = times_mask(x, mask, Layer(cell, batch_sizes=batch_sizes))
+    each, both = len(weights[0]), len(weights) == 2
+    y, last = operator.stack(cell, x, states, layer.flat(), each, both, batch_sizes)
+    return y, list(zip(*last, strict=True))
 
 
 def _step_by_cells(x: Tensor, layer: _Directions) -> tuple[Tensor, list[States]]:
@@ -148,23 +199,20 @@ def _step_by_cells(x: Tensor, layer: _Directions) -> tuple[Tensor, list[States]]
     return y.unsqueeze(0), lasts
 
 
-def _by_cudnn(x: Tensor, layer: _Directions, batch_sizes: Tensor | None) -> tuple[Tensor, States] | None:
-    """A layer that drops at most its input, where that is for cuDNN to run; None elsewhere.
+def _by_cudnn(
+    x: Tensor, layer: _Directions, batch_sizes: Tensor | None
+) -> tuple[Tensor, list[States]] | None:
+    """``_layer`` by cuDNN, for a layer that drops at most its input; None where autotune found Triton faster.
 
-    Products over all steps run on tensor cores, to which single columns bring nothing (docs/performance.md):
-    so cuDNN is to run it where nothing says otherwise, and a GPU does by measurement.
+    Products over all steps run on tensor cores, to which single columns bring nothing (docs/performance.md).
     """
-    if torch.compiler.is_compiling() or dispatch.select(x) != "triton":
-        return None
-    cell, states, weights, (input_mask, *_), _ = layer
+    cell, input_mask = layer.cell, layer.input_masks[0]
 
-    def cudnn(x: Tensor, flat: Sequence[Tensor]) -> tuple[Tensor, States]:
-        if input_mask is not None:
-            x = times_mask(x, input_mask, Layer(cell, batch_sizes=batch_sizes))
+    def cudnn(x: Tensor, flat: Sequence[Tensor]) -> tuple[Tensor, list[States]]:
         with warnings.catch_warnings():
             # Of a stack's layers, which are one chunk of memory together: to copy one takes microseconds.
             warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous")
-            return operator.stack(cell, x, states, flat, len(weights[0]), len(weights) == 2, batch_sizes)
+            return _by_operator(x, layer.having(flat), batch_sizes)
 
     def triton(x: Tensor, flat: Sequence[Tensor]) -> tuple[Tensor, list[States]]:
         return _layer(x, layer.having(flat), batch_sizes)

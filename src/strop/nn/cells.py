@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from strop.functional.autograd import autocast_dtype
 from strop.functional.checks import check_tensor
-from strop.functional.recurrence import States, recurrence
+from strop.functional.recurrence import States
+from strop.functional.stack import step
 from strop.nn.masks import Masks, check_block, pattern_template, repr_of_drops, with_probability
 from strop.nn.taken_over import drops_input, get_share, set_share, source_of
 from strop.ops.cells import CELLS
@@ -138,8 +139,9 @@ class _Drops(nn.RNNCellBase):
         x = input if input.dim() == 2 else input.unsqueeze(0)
         if states is not None and input.dim() == 1:
             states = tuple(state.unsqueeze(0) for state in states)
-        weights: Any = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, None)
-        _, last = recurrence(CELLS[mode], x.unsqueeze(0), states, weights, masks.input[0], masks.recurrent[0])
+        weights = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+        weights = tuple(each for each in weights if each is not None)
+        last = step(CELLS[mode], x, states, weights, masks.input[0], masks.recurrent[0])
         return last if input.dim() == 2 else tuple(state.squeeze(0) for state in last)
 
     def extra_repr(self) -> str:

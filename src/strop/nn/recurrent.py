@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.backends.cudnn import rnn
 from torch.nn.utils.rnn import PackedSequence
 
-from strop.functional import operator, ways
+from strop.functional import operator, routes
 from strop.functional.autograd import autocast_dtype, exporting
 from strop.functional.dense import dense_stack
 from strop.functional.recurrence import check_batch_sizes
@@ -274,9 +274,13 @@ class Recurrent(nn.RNNBase):
         else:
             steps, batch = x.shape[1::-1] if batch_first else x.shape[:2]
         gradients = torch.is_grad_enabled() and (weight.requires_grad or x.requires_grad)
-        case = batch_sizes is not None, gradients, self.training
-        kind = ways.small_stack(cell, x, self._units, len(flat), steps, batch, *case)
-        if choice.made(kind) != "operator" or not dispatch.may_leave_kernels():
+        if not dispatch.may_leave_kernels() or choice.timing() or dispatch.select(x) != "native":
+            return None
+        directions, packed_now = 2 if self.bidirectional else 1, batch_sizes is not None
+        each = len(self._all_weights[0])
+        sizes = routes.sizes_of(cell, x, flat, each, directions, steps, batch, packed_now)
+        phase = "inference" if not gradients else "training" if self.training else "forward"
+        if routes.dense(sizes, phase) != "operator":
             return None
         shapes = [(len(self._all_weights), batch, units) for units in (self._units, hidden)[: 1 + cell.has_c]]
         if hx is None:

@@ -1,24 +1,27 @@
-"""Which of several ways to do the same is fastest on a device: measured where it is first met, and kept.
+"""Measuring which of several ways to do the same is fastest on a device: only if somebody asks for it.
 
-A measurement repeats the work some times, once for each kind of work in a process. None is made, and the same
-way taken in every process, under ``torch.use_deterministic_algorithms`` and in ``reproducibly``: another way
-sums in another order. So it is where something observes torch's operations (``TorchDispatchMode``, by which
-activation checkpointing compares two runs). What is known already is taken, but nothing measured, under a
-profiler or anomaly detection, and while a CUDA graph is captured: run the work once before, as torch asks for
-anyway.
+A rule from sizes names the way that runs. With ``autotune`` the ways are timed where a kind of work is first
+met, and the fastest is kept: another process may then take another way, which sums in another order. So
+nothing is timed under ``torch.use_deterministic_algorithms``, nor where something observes torch's operations
+(``TorchDispatchMode``, by which activation checkpointing compares two runs). What is known already is taken,
+but nothing timed, under a profiler or anomaly detection, and while a CUDA graph is captured: run the work
+once before, as torch asks for anyway.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Hashable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from threading import RLock
 from time import perf_counter
 from typing import Any, NamedTuple, TypeVar
 
 import torch
+
+autotune = False
+"""Whether ways are timed: set by ``strop.backends.autotune``."""
 
 _log = logging.getLogger("strop")
 _ROUNDS, _REPEATS = 2, 5
@@ -64,7 +67,6 @@ class Choice(NamedTuple):
 
 
 _choices: dict[Hashable, Choice] = {}
-_fixed = 0
 _lock = RLock()  # other threads would disturb what is measured; ways may hold choices of their own
 
 
@@ -83,49 +85,33 @@ def choices() -> list[Choice]:
     return list(_choices.values())
 
 
-@contextmanager
-def reproducibly() -> Iterator[None]:
-    """Take the ways that need no measurement: the same in every process."""
-    global _fixed
-    _fixed += 1
-    try:
-        yield
-    finally:
-        _fixed -= 1
-
-
-def made(key: Hashable) -> str | None:
-    """What ``fastest`` answers on a CPU by what it has measured; None if there is nothing, or it must not."""
-    return _choices[key].fastest(False) if key in _choices and _is_free() else None
-
-
 def fastest(
     key: Hashable,
     what: Callable[[], str],
     ways: Mapping[str, Callable[[], object]],
     device: torch.device,
-    unmeasured: str,
+    rule: str,
 ) -> str:
-    """The name of the fastest of ``ways`` to do one kind of work.
+    """The name of the way to take of ``ways`` for one kind of work: the rule's, or with autotune the fastest.
 
     Args:
         key: of the kind of work: what its time depends on.
         what: says the same for people.
         ways: any may be called any number of times.
-        unmeasured: the way to take where nothing is measured.
+        rule: the way to take where nothing is timed.
 
     Raises:
         Exception: of the first way, if all of them fail; on a CPU of any.
     """
     if len(ways) == 1:
         return next(iter(ways))
-    if not _is_free():
-        return unmeasured
+    if not timing():
+        return rule
     capturing = is_capturing(device)
     if key not in _choices:
         profiled = torch.autograd._profiler_enabled()  # pyright: ignore[reportPrivateImportUsage]
         if capturing or profiled or torch.is_anomaly_enabled():
-            return unmeasured
+            return rule
         with _lock, _unseen():
             if key not in _choices:
                 _choices[key] = _measure(what(), ways, device)
@@ -141,10 +127,10 @@ def is_capturing(device: torch.device) -> bool:
         return torch.cuda.is_current_stream_capturing()
 
 
-def _is_free() -> bool:
-    """Whether nothing asks for the same way in every process, and nobody watches."""
-    return not (
-        _fixed or torch.are_deterministic_algorithms_enabled() or torch._C._len_torch_dispatch_stack()
+def timing() -> bool:
+    """Whether ways are timed here and now."""
+    return autotune and not (
+        torch.are_deterministic_algorithms_enabled() or torch._C._len_torch_dispatch_stack()
     )
 
 

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from strop.ops import choice, dispatch
+from strop.ops import dispatch
 from strop.training import generators, tree
 from strop.training.averaging import NtAsgd
 from strop.training.best import Best
@@ -74,12 +74,9 @@ class _Run:
         self.stopping = self.save_soon = False
 
     def result(self) -> Result:
-        on_cpu = self.device.type == "cpu"
-        if on_cpu:
+        if self.device.type == "cpu":
             reuse_freed_pages()
-        # On a GPU sums of embeddings' gradients differ from run to run anyway.
-        ways = choice.reproducibly() if on_cpu else nullcontext()
-        with ways, StopSignal(self.world.size == 1, self._lost) as self.signal:
+        with StopSignal(self.world.size == 1, self._lost) as self.signal:
             self.folder = self._open_folder()
             try:
                 self._begin()

@@ -60,7 +60,9 @@ def choose(
     phase: str,
     variant: tuple[bool, ...],
 ) -> str:
-    """The fastest of the plans, by name. Times of all go with the steps, so they are one kind of work.
+    """The plan to take, by name: ``persistent``, or with autotune the fastest.
+
+    Times of all go with the steps, so they are one kind of work.
 
     Args:
         variant: what else the kernels are compiled for. The key holds all of that, so that no capture of a
