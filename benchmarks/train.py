@@ -92,7 +92,7 @@ def main() -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs/results"), help="folder of the runs")
     parser.add_argument("--dropouts", nargs="+", choices=DROPOUTS, default=DROPOUTS, help="which kinds")
     parser.add_argument("--device", default="cpu", help="where to train, e.g. cuda")
-    parser.add_argument("--archive", type=Path, help="file for curves and results at the end: a .tgz")
+    parser.add_argument("--archive", type=Path, help="a .tgz for curves and results, in place of the tables")
     given = parser.parse_args()
     known = {training.data for table in TABLES for training in table.trainings}
     data = dict(pair.partition("=")[::2] for pair in given.data)
@@ -112,7 +112,7 @@ def main() -> int:
     trainings = list(planned(data, given.runs, given.only, given.dropouts, given.device, given.epochs))
 
     def record(name: str, out: Path) -> None:
-        if given.device == "cpu":
+        if given.device == "cpu" and given.archive is None:
             write_tables(collect([out], name, RESULTS), RESULTS, PICTURES)
 
     for name, out, _, complete in trainings:

@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -173,6 +174,20 @@ def test_no_training_begins_after_one_that_failed(collect, tmp_path, monkeypatch
     assert train.main() == 3
     assert len(started) < 9
     assert not list(train.planned({}, tmp_path, ""))
+
+
+def test_what_goes_into_an_archive_leaves_the_tables_alone(tmp_path, monkeypatch):
+    import train
+
+    run(tmp_path / "runs" / "ptb-zaremba-medium-nr-st-0", epochs=39)
+    monkeypatch.setattr(train, "write_tables", None)
+    monkeypatch.setattr(train, "train", lambda words, log: 0)
+    archive = tmp_path / "runs.tgz"
+    line = ["train.py", "ptb=TEXT", "--only", "medium-nr-st", "--runs", str(tmp_path / "runs")]
+    monkeypatch.setattr("sys.argv", [*line, "--archive", str(archive)])
+    assert train.main() == 0
+    with tarfile.open(archive) as packed:
+        assert any(name.endswith("curve.csv") for name in packed.getnames())
 
 
 def test_trainings_on_a_gpu(tmp_path):
