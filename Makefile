@@ -71,7 +71,7 @@ wheel: install-recipes
 check-install: install
 	$(BIN)/python tools/check_install.py
 
-# All timings of README and docs on an idle machine, 15 minutes; appends to benchmarks/results and writes the tables.
+# All timings of README and docs on an idle machine, 20 minutes; appends to benchmarks/results and writes the tables.
 bench: install
 	$(BIN)/pip install --quiet --disable-pip-version-check "jax[cpu]>=0.5" \
 	  || echo "bench: JAX cannot be had, its row is left out"

@@ -15,8 +15,8 @@ import torch
 from draw import draw
 from plan import DROPOUTS, TABLES, Table, Training, folder_name
 
-from strop.bench.isas import default_isa
 from strop.bench.machine import cpu_model
+from strop.bench.machines import default_isa
 from strop.bench.runs import Run, read_run
 from strop.tasks.options import TrainOptions
 from strop.training import read_curve, read_description

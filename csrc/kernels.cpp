@@ -33,6 +33,7 @@ constexpr int64_t kLine = 16;    // floats in a cache line
 // Of kSumUnits: 64 of them are 16 KB of a panel, which with their x stay in an L1 of 32 KB for all rows of the batch; with
 // AVX-512 96 are 3 per cent faster. And a sum of partial sums rounds less than one long chain.
 // Of kFetchSums: 3 per cent faster with AVX-512, up to 15 slower with AVX2.
+constexpr int64_t kSumRows = 256;    // WG: rows of the batch summed in registers: 700 of them in one chain round twice as much
 constexpr int64_t kTilesAhead = 3;   // WG: how far ahead x is asked for
 constexpr int64_t kDotRows = 40;     // BP: rows of dy that stay in L1 and L2 while units pass over them
 
@@ -239,8 +240,12 @@ STROP_INLINE void grad_tile(const float* x, int64_t x_stride, const int32_t* kee
 
 void weight_grad(const float* x, int64_t x_stride, const int32_t* keep, int64_t kept, const float* dy, int64_t rows,
                  float* grad) {
-  balanced_tiles(kept, kUnitTile, [&](int64_t i, int64_t size) {
-    with_constant<kUnitTile>(size, [&]<int n>() { grad_tile<n>(x + i * x_stride, x_stride, keep + i, dy, rows, grad); });
+  balanced_tiles(rows, kSumRows, [&](int64_t done, int64_t some) {
+    balanced_tiles(kept, kUnitTile, [&](int64_t i, int64_t size) {
+      with_constant<kUnitTile>(size, [&]<int n>() {
+        grad_tile<n>(x + i * x_stride + done, x_stride, keep + i, dy + done * kPanel, some, grad);
+      });
+    });
   });
 }
 

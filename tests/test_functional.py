@@ -130,9 +130,13 @@ def test_lstm_equals_the_oracle_on_operands_that_are_not_contiguous(backend, nam
         return view
 
     with_gaps = compute(backend.dtype, run, spread)
-    oracle.check(backend, with_gaps, compute, on_the_reference(lambda dtype: compute(dtype, run)))
     together = compute(backend.dtype, run)
     assert all(torch.equal(with_gaps[key], together[key]) for key in together)
+    if backend.name == "reference":  # kernels in float32, see nn/test_rnn_oracle.py, too
+        oracle.check(backend, with_gaps, compute)
+    else:
+        exact = compute(torch.float64)
+        torch.testing.assert_close(with_gaps, {key: value.float() for key, value in exact.items()})
 
 
 @pytest.mark.usefixtures("poison")

@@ -1,3 +1,4 @@
+import csv
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -8,7 +9,9 @@ from strop.bench.machine import Provenance
 from strop.bench.peers import PeerRecord
 from strop.bench.records import Record, append_csv
 
-HERE = Provenance("2026-01-02T00:00:00Z", "abc", "Some CPU", 2, 2, "3.11.7", "2.13.0", "0.1.0", "native")
+HERE = Provenance(
+    "2026-01-02T00:00:00Z", "abc", "Some CPU", 2, 2, "3.11.7", "2.13.0", "0.1.0", "native avx512"
+)
 OVERALL = Record(
     "layer", "zaremba-large", "cpu", "nr-rh-st", "overall", 199, 200, 201.04, 3.25, 2.5, 2.857, 400, 0.8
 )
@@ -33,9 +36,10 @@ def test_writes_then_checks(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert (tmp_path / "README.md").read_text() == TEXT
     assert report.run(options(tmp_path)) == 0
     text = (tmp_path / "README.md").read_text()
-    assert text.startswith("# Title\n\n<!-- table:layer -->\nSome CPU, 2 threads, fp32, torch 2.13.0")
+    heading = "Some CPU, 2 threads, fp32, AVX-512 in strop, torch 2.13.0, Python 3.11.7, 2026-01-02; p50"
+    assert text.startswith(f"# Title\n\n<!-- table:layer -->\n{heading}")
     assert (
-        "| zaremba-large | strop NR+RH+ST | 200.0 (199.0 to 201.0) | 3.25x | 2.40x |  |  | 2.86x | 80% |\n"
+        "| zaremba-large | strop NR+RH+ST | 2.86x | 200.0 (199.0 to 201.0) | 3.25x | 80% |\n"
         "<!-- /table -->\n\nText.\n"
     ) in text
     assert report.run(options(tmp_path, check=True)) == 0
@@ -57,6 +61,57 @@ def test_takes_the_newest_of_each_machine(tmp_path: Path):
     assert "4.56x" in text
 
 
+def test_phases_have_a_table(tmp_path: Path):
+    rows(tmp_path / "layer.csv")
+    assert report.run(options(tmp_path, TEXT.replace("layer", "layer-phases"))) == 0
+    assert (
+        "| zaremba-large | strop NR+RH+ST | 200.0 (199.0 to 201.0) | 3.25x | 2.40x |  |  | 2.86x | 80% |\n"
+    ) in (tmp_path / "README.md").read_text()
+
+
+def test_instruction_sets_stand_side_by_side(tmp_path: Path):
+    """Of one machine: another with the same name has caches of other sizes, and a table of its own."""
+    sizes = {"l1d_kb": 48, "l2_kb": 2048, "l3_kb": 3072}
+    wide = replace(HERE, isa="avx512", torch_isa="onednn avx512, aten avx512, mkl avx2", **sizes)
+    limited = replace(wide, date="2026-01-03T00:00:00Z", backend="native avx2", isa="avx2", torch_isa="avx2")
+    other = replace(limited, l2_kb=512)
+    rows(tmp_path / "layer.csv", wide, replace(OVERALL, preset="nmt-luong"))
+    rows(tmp_path / "layer.csv", limited)
+    append_csv(tmp_path / "layer.csv", limited, 9, 500.0, [replace(OVERALL, speedup_vs_torch=1.25)])
+    rows(tmp_path / "layer.csv", other)
+    assert report.run(options(tmp_path)) == 0
+    large, small = (tmp_path / "README.md").read_text().split("Some CPU, ")[1:]
+    assert small.startswith(
+        "L1d 48 KB a core, L2 512 KB a core, L3 3 MB, 2 threads, fp32, AVX2 on both sides,"
+    )
+    assert large.startswith(
+        "L1d 48 KB a core, L2 2 MB a core, L3 3 MB, 2 threads, fp32, AVX-512 in strop "
+        "(onednn AVX-512, aten AVX-512, mkl AVX2 in torch) and AVX2 on both sides, torch 2.13.0, "
+        "Python 3.11.7, 2026-01-02 and 2026-01-03; p50 (p20 to p80):\n"
+    )
+    three = "forward + backward, ms | over `nn.LSTM` | of peak"
+    assert f"| preset |  | ideal | AVX-512: {three} | AVX2: {three} |\n" in large
+    assert f"| preset |  | ideal | AVX2: {three} |\n" in small
+    time = "200.0 (199.0 to 201.0)"
+    assert (
+        f"| zaremba-large | strop NR+RH+ST | 2.86x | {time} | 3.25x | 80% | {time} | 1.25x | 80% |\n" in large
+    )
+    assert f"| nmt-luong | strop NR+RH+ST | 2.86x | {time} | 3.25x | 80% |  |  |  |\n" in large
+
+
+def test_rows_of_older_versions_are_read(tmp_path: Path):
+    file, new = tmp_path / "layer.csv", ("isa", "torch_isa", "l1d_kb", "l2_kb", "l3_kb")
+    rows(file)
+    lines = list(csv.DictReader(file.read_text().splitlines()))
+    with file.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, [name for name in lines[0] if name not in new], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(lines)
+    before = report.render("layer", tmp_path)
+    append_csv(file, replace(HERE, date="2025-01-01T00:00:00Z"), 9, 500.0, [OVERALL])  # adds the columns
+    assert report.render("layer", tmp_path) == before
+
+
 def test_instruction_sets_that_were_asked_for_have_tables_of_their_own(tmp_path: Path):
     slower, newer = replace(OVERALL, speedup_vs_torch=1.25), "2026-06-01T00:00:00Z"
     rows(tmp_path / "a.csv", replace(HERE, backend="native avx512"))
@@ -64,7 +119,7 @@ def test_instruction_sets_that_were_asked_for_have_tables_of_their_own(tmp_path:
     append_csv(tmp_path / "b.csv", avx2, 9, 500.0, [slower, replace(slower, preset="nmt-luong")])
     other = replace(avx2, cpu="Old CPU", date=HERE.date)
     append_csv(tmp_path / "b.csv", other, 9, 500.0, [replace(OVERALL, speedup_vs_torch=1.75)])
-    text = TEXT + TEXT.replace("layer", "layer-avx2")
+    text = TEXT.replace("layer", "layer-phases") + TEXT.replace("layer", "layer-avx2")
     assert report.run(options(tmp_path, text)) == 0
     default, asked = (tmp_path / "README.md").read_text().split("layer-avx2")
     assert "3.25x" in default
@@ -86,7 +141,7 @@ def test_what_ran_in_bfloat16_has_a_table_of_its_own(tmp_path: Path, capsys: pyt
     assert "3.25x" in plain
     assert "fp32" in plain
     assert "5.25x" not in plain
-    assert "2 threads, autocast to bfloat16, torch" in own
+    assert "2 threads, autocast to bfloat16, AVX-512 in strop, torch" in own
     assert "5.25x" in own
 
 
@@ -136,7 +191,7 @@ def test_train_table_counts_tokens(tmp_path: Path):
         (TEXT, "no row of layer; run strop bench layer --csv"),
         (
             TEXT.replace("layer", "absent"),
-            "absent.csv: no such file, and table:absent is none of layer, train",
+            "absent.csv: no such file, and table:absent is none of layer, layer-phases, train",
         ),
         (TEXT.replace("<!-- /table -->", ""), "a table has no end"),
     ],

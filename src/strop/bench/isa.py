@@ -27,8 +27,9 @@ _LIMITS: dict[str, tuple[str, ...]] = {
     "portable": ("portable", "default", "SSE41", "SSE4_2", "--xla_cpu_max_isa=SSE4_2"),
 }
 
-# Both libraries tell on standard output, with their first call.
-_ASK = """
+# The libraries tell on standard output, with their first call.
+VERBOSE = {"ONEDNN_VERBOSE": "1", "MKL_VERBOSE": "1"}
+ASK = """
 import torch
 print("aten", torch.backends.cpu.get_cpu_capability(), flush=True)
 a = torch.zeros(8, 8)
@@ -64,10 +65,13 @@ def torchs() -> str:
     Where they differ, that of each, oneDNN's first, which runs ``nn.LSTM``; empty where none can be told. The
     libraries tell it themselves, in a process of their own.
     """
-    environment = {**os.environ, "ONEDNN_VERBOSE": "1", "MKL_VERBOSE": "1"}
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _ASK], env=environment, capture_output=True, text=True, timeout=120
+            [sys.executable, "-c", ASK],
+            env={**os.environ, **VERBOSE},
+            capture_output=True,
+            text=True,
+            timeout=120,
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""

@@ -10,7 +10,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from strop.bench import keep_plot
-from strop.bench.isas import ISAS, default_isa
+from strop.bench.machines import BACKENDS, ISAS, Row, default_isa, heading, machine_of, of_each_backend
 from strop.bench.presets import LAYER_PRESETS, PEER_PRESETS, RECIPE_PRESETS, TRAIN_PRESETS
 
 _TABLE = re.compile(r"(<!-- table:([\w-]+) -->\n)(.*?)(<!-- /table -->)", re.DOTALL)
@@ -24,7 +24,6 @@ _NAMES = {
     "rh-st": "strop RH+ST",
     "nr-rh-st": "strop NR+RH+ST",
 }
-Row = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -35,9 +34,9 @@ class Options:
     """The files, with `<!-- table:NAME -->` and `<!-- /table -->` around each table."""
 
     results: Path = Path("benchmarks/results")
-    """Folder of the measurements: NAME `layer`, `train` and `peers` show the newest of every machine and
-    preset (`layer-avx2` with that instruction set, `layer-bf16` under autocast), any other the rows of
-    NAME.csv. What `keep` measured is drawn into keep.png."""
+    """Folder of the measurements: NAME `layer`, `layer-phases`, `train` and `peers` show the newest of every
+    machine and preset, `layer` its instruction sets side by side (`layer-avx2` shows the one, `layer-bf16`
+    what ran under autocast), any other the rows of NAME.csv. What `keep` measured is drawn into keep.png."""
 
     check: bool = False
     """Change nothing, and fail if a table is not up to date."""
@@ -93,8 +92,8 @@ def _draw(results: Path) -> None:
     """Draws what `strop bench keep` measured last, of the machine that was measured last."""
     rows = default_isa(_of_bench("keep", results))
     if rows:
-        last = _machine(max(rows, key=lambda row: row["date"]))
-        keep_plot.draw(_newest([row for row in rows if _machine(row) == last]), results / "keep.png")
+        last = machine_of(max(rows, key=lambda row: row["date"]))
+        keep_plot.draw(_newest([row for row in rows if machine_of(row) == last]), results / "keep.png")
         print(f"{results / 'keep.png'}: drawn")
 
 
@@ -104,20 +103,23 @@ def render(name: str, results: Path) -> str:
     Raises:
         LookupError: there are no measurements for it.
     """
-    bench, _, isa = (name, "", "") if name in _RENDERERS else name.partition("-")
-    if bench in _RENDERERS and isa in ("", *ISAS):
+    table, _, isa = (name, "", "") if name in _TABLES else name.partition("-")
+    if table in _TABLES and isa in ("", *ISAS):
+        bench, renderer = _TABLES["layer-phases" if table == "layer" and isa else table]
         rows = _of_bench(bench, results)
-        rows = [row for row in rows if row["backend"] == f"native {isa}"] if isa else default_isa(rows)
+        if isa:
+            rows = [row for row in rows if row["backend"] == f"native {isa}"]
+        elif table != "layer":
+            rows = default_isa(rows)
         if not rows:
-            forced = f"STROP_ISA={isa} " if isa else ""
-            command = bench.replace("-", " --")
+            command = bench.replace("-", " --") + (f" --isa {isa}" if isa else "")
             raise LookupError(
-                f"{results}: no row of {name}; run {forced}strop bench {command} --csv {results}/{bench}.csv"
+                f"{results}: no row of {name}; run strop bench {command} --csv {results}/{bench}.csv"
             )
-        return _RENDERERS[bench](_newest(rows))
+        return renderer(_newest(rows))
     file = results / f"{name}.csv"
     if not file.is_file():
-        raise LookupError(f"{file}: no such file, and table:{name} is none of {', '.join(_RENDERERS)}")
+        raise LookupError(f"{file}: no such file, and table:{name} is none of {', '.join(_TABLES)}")
     rows = _read(file)
     if not rows:
         raise LookupError(f"{file}: no rows")
@@ -133,20 +135,52 @@ def _of_bench(name: str, results: Path) -> list[Row]:
     return [row for file in sorted(results.glob("*.csv")) for row in _read(file) if row.get("bench") == name]
 
 
-def _machine(row: Row) -> tuple[str, str, str]:
-    return row["cpu"], row["threads"], row["device"]
-
-
 def _newest(rows: Sequence[Row]) -> list[Row]:
-    """The rows of the last run of every machine and preset."""
+    """The rows of the last run of every machine, instruction set and preset."""
+
+    def key(row: Row) -> tuple[str, ...]:
+        return *machine_of(row), row["backend"], row["preset"]
+
     last: dict[tuple[str, ...], str] = {}
     for row in rows:
-        key = (*_machine(row), row["preset"])
-        last[key] = max(last.get(key, ""), row["date"])
-    return [row for row in rows if row["date"] == last[*_machine(row), row["preset"]]]
+        last[key(row)] = max(last.get(key(row), ""), row["date"])
+    return [row for row in rows if row["date"] == last[key(row)]]
 
 
-def _layer(rows: Sequence[Row]) -> str:
+def _side_by_side(rows: Sequence[Row]) -> str:
+    """A table per machine, with columns for each instruction set."""
+    parts = []
+    for machine in sorted({machine_of(row) for row in rows}):
+        own = [row for row in rows if machine_of(row) == machine]
+        backends = [row["backend"] for row in of_each_backend(own)]
+        header = ["preset", "", "ideal"]
+        for backend in backends:
+            header += [
+                f"{BACKENDS.get(backend, backend)}: forward + backward, ms",
+                "over `nn.LSTM`",
+                "of peak",
+            ]
+        lines = []
+        for preset in _ordered(own, list(LAYER_PRESETS)):
+            for impl in _NAMES:
+                found = {
+                    row["backend"]: row
+                    for row in own
+                    if (row["preset"], row["impl"], row["phase"]) == (preset, impl, "overall")
+                }
+                if found:
+                    ideal = _times(next(iter(found.values()))["ideal"])
+                    cells = [_side_cells(found[each]) if each in found else [""] * 3 for each in backends]
+                    lines.append([preset, _NAMES[impl], ideal, *(cell for three in cells for cell in three)])
+        parts.append(f"{heading(own)}:\n\n{_markdown(header, lines)}")
+    return "\n".join(parts)
+
+
+def _side_cells(row: Row) -> list[str]:
+    return [_milliseconds(row), _times(row["speedup_vs_torch"]), _share(row["peak_fraction"])]
+
+
+def _phases(rows: Sequence[Row]) -> str:
     header = ["preset", "", "forward + backward, ms", "over `nn.LSTM`", "FP", "BP", "WG", "ideal", "of peak"]
     return _per_machine(rows, header, _layer_cells, list(LAYER_PRESETS))
 
@@ -192,11 +226,13 @@ def _peer_cells(phases: dict[str, Row]) -> list[str]:
     ]
 
 
-_RENDERERS: dict[str, Callable[[Sequence[Row]], str]] = {
-    "layer": _layer,
-    "train": _train,
-    "peers": _peers,
-    "layer-bf16": _layer,
+# Of each table the benchmark and what makes Markdown of its rows.
+_TABLES: dict[str, tuple[str, Callable[[Sequence[Row]], str]]] = {
+    "layer": ("layer", _side_by_side),
+    "layer-phases": ("layer", _phases),
+    "train": ("train", _train),
+    "peers": ("peers", _peers),
+    "layer-bf16": ("layer-bf16", _phases),
 }
 
 
@@ -205,27 +241,22 @@ def _per_machine(
 ) -> str:
     """A table per machine, under a line that says what it was measured on."""
     parts = []
-    for machine in sorted({_machine(row) for row in rows}):
-        own = [row for row in rows if _machine(row) == machine]
-        presets = sorted(
-            {row["preset"] for row in own},
-            key=lambda name: (order.index(name) if name in order else len(order), name),
-        )
+    for machine in sorted({machine_of(row) for row in rows}):
+        own = [row for row in rows if machine_of(row) == machine]
         lines = []
-        for preset in presets:
+        for preset in _ordered(own, order):
             for impl in _NAMES:
                 phases = {r["phase"]: r for r in own if r["preset"] == preset and r["impl"] == impl}
                 if "overall" in phases:
                     lines.append([preset, _NAMES[impl], *cells(phases)])
-        cpu, threads, device = machine
-        newest = max(own, key=lambda row: row["date"])
-        precision = "autocast to bfloat16" if newest["bench"].endswith("-bf16") else "fp32"
-        place = f"{cpu}, {threads} thread{'s' * (threads != '1')}" if device == "cpu" else device
-        parts.append(
-            f"{place}, {precision}, torch {newest['torch']}, Python {newest['python']}, "
-            f"{newest['date'][:10]}; p50 (p20 to p80):\n\n{_markdown(header, lines)}"
-        )
+        parts.append(f"{heading(own)}:\n\n{_markdown(header, lines)}")
     return "\n".join(parts)
+
+
+def _ordered(rows: Sequence[Row], order: list[str]) -> list[str]:
+    """The presets of the rows."""
+    presets = {row["preset"] for row in rows}
+    return sorted(presets, key=lambda name: (order.index(name) if name in order else len(order), name))
 
 
 def _milliseconds(row: Row) -> str:
