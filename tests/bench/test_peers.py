@@ -11,6 +11,7 @@ from torch._dynamo.testing import CompileCounter
 import oracle
 from strop.bench import contestants, peers
 from strop.bench.contestants import OURS, Entry, Loop, Strop, compiled
+from strop.bench.machine import Provenance
 from strop.bench.peers import Options, PeerRecord
 from strop.bench.presets import Layers, Preset
 from strop.bench.problem import Problem
@@ -90,7 +91,7 @@ def test_run_writes_records(tiny: None, tmp_path: Path, capsys: pytest.CaptureFi
     tokens = 3 * 2 * 3 * 4 * 32
     work = {"rh-st": 6 + 6, "nr-rh-st": 3 + 6, "eager": 6 + 8}
     for impl, r in records.items():
-        assert list(r) == [field.name for field in fields(PeerRecord)]
+        assert list(r) == [field.name for kind in (PeerRecord, Provenance) for field in fields(kind)]
         assert (r["bench"], r["preset"], r["phase"], r["best"]) == ("peers", "lstm-650", "overall", "eager")
         assert r["speedup_vs_best"] == pytest.approx(best / r["ms_p50"])
         assert r["gflops"] * r["ms_p50"] * 1e6 == pytest.approx(tokens * work[impl])

@@ -49,7 +49,7 @@ def test_run_writes_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     ]
     assert [r["best"] for r in records] == ["torch"] * 2 + ["eager"] * 3 + ["torch"] * 2
     for r in records:
-        assert list(r) == [field.name for field in fields(SweepRecord)]
+        assert list(r) == [field.name for kind in (SweepRecord, Provenance) for field in fields(kind)]
         assert (r["bench"], r["device"], r["phase"]) == ("sweep", "cpu", "overall")
         assert 0 < r["ms_p20"] <= r["ms_p50"] <= r["ms_p80"]
         best, torchs = (
