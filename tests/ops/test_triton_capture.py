@@ -93,7 +93,9 @@ def test_layers_from_zeros_are_captured(monkeypatch, device, pattern, drops, way
 @pytest.mark.parametrize("dropout", ["nr-random", "nr-st", "nr-rh-st"])
 def test_a_whole_step_of_training_is_captured(monkeypatch, device, dropout):
     """Drawing, forward, backward, clipping and SGD: every replay trains on other masks, and learns."""
-    monkeypatch.setattr(choice, "autotune", True)  # as in training, backward passes are measured inside others
+    monkeypatch.setattr(
+        choice, "autotune", True
+    )  # as in training, backward passes are measured inside others
     model = LanguageModel(words=50, units=40, layers=2, p=0.5, dropout=dropout).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     parameters = list(model.parameters())
