@@ -12,6 +12,7 @@ import torch
 import strop
 from strop import backends
 from strop.functional import costs, routes
+from strop.ops import native
 
 PROGRAM = Path(__file__).with_name("digest_program.py")
 
@@ -54,9 +55,7 @@ def test_the_rule_has_an_answer_for_every_call(isa, phase, cell, packed):
             assert routes.cheapest(sizes, phase, ways, isa, isa, 4) in ways
 
 
-def test_gains_are_expected_of_large_layers_with_much_dropped():
-    gain = routes.expected_gain(
-        "LSTM", 1500, 1500, steps=35, batch=20, input_dropout=0.65, recurrent_dropout=0.65
-    )
-    assert gain > 1.2  # on any CPU and any number of threads
-    assert routes.expected_gain("LSTM", 8, 8, steps=2, batch=1, input_dropout=0.1) >= 1
+@pytest.mark.skipif(native.missing is not None, reason="nothing is gained without kernels")
+def test_gains_are_expected_of_large_layers_and_not_of_small_ones():
+    assert routes.pays("LSTM", 650, 650, steps=35, batch=20, input_dropout=0.5)
+    assert routes.expected_gain("LSTM", 8, 8, steps=2, batch=1, input_dropout=0.1) == 1
