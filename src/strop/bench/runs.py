@@ -1,17 +1,21 @@
 """`strop report RUN…`: training runs beside each other, as a table and as learning curves in one picture."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from strop import tables
 from strop.bench import records
-from strop.bench.runs_options import Options
 from strop.training import DESCRIPTION, RESULT, RunFolderError, plot_curves, read_curve, read_description
 from strop.training.curves import evaluated
 from strop.training.progress import duration
+
+if TYPE_CHECKING:  # its options need tyro
+    from strop.bench.runs_options import Options
 
 _RUNS = Path("runs")  # where the commands put them
 _WORTH_TELLING = 10.0  # seconds

@@ -59,6 +59,8 @@ class _Recurrence(torch.autograd.Function):
         masks = (input_keep, recurrent_keep, recurrent_mask)
         projection = () if w_hr is None else (w_hr,)
         y, h, c, saved = backend.forward(layer, x, h0, c0, w_ih, w_hh, b_ih, b_hh, *masks, *projection)
+        # A view among the results could not be written over.
+        y, h, c = (each.clone() if each is not None and each._is_view() else each for each in (y, h, c))
         ctx.set_materialize_grads(False)
         ctx.backend, ctx.layer, ctx.input_keep, ctx.recurrent_keep = (
             backend,
