@@ -169,7 +169,7 @@ STROP_INLINE void dot_tile(const Bf16* dy, int64_t dy_panel, const Bf16* slice, 
   const Bf16* row[units];
 #pragma GCC unroll 4
   for (int i = 0; i < units; ++i) row[i] = slice + keep[i] * panels * kPanel;
-  __m512 sum[rows][kDotUnitTile] = {};
+  Vec sum[rows][units] = {};
   for (int64_t p = 0; p < panels; ++p) {
     if (ahead != nullptr) {
       for (int64_t l = 0; l < kPanel; l += kLine) __builtin_prefetch(ahead + p * kPanel + l, 0, 3);
@@ -183,20 +183,12 @@ STROP_INLINE void dot_tile(const Bf16* dy, int64_t dy_panel, const Bf16* slice, 
       for (int b = 0; b < rows; ++b) {
         const __m512i d = read(dy + p * dy_panel + b * kPanel + v * kLine);
 #pragma GCC unroll 4
-        for (int i = 0; i < units; ++i) sum[b][i] = dot(sum[b][i], d, wi[i]);
+        for (int i = 0; i < units; ++i) sum[b][i] = (Vec)dot((__m512)sum[b][i], d, wi[i]);
       }
     }
   }
 #pragma GCC unroll 8
-  for (int b = 0; b < rows; ++b) {
-    const Vec4 sums = sum_lanes((Vec)sum[b][0], (Vec)sum[b][1], (Vec)sum[b][2], (Vec)sum[b][3]);
-    float* target = out + b * out_stride;
-    if constexpr (units == kDotUnitTile) {
-      store4(target, load4(target) + sums);
-    } else {
-      for (int i = 0; i < units; ++i) target[i] += sums[i];
-    }
-  }
+  for (int b = 0; b < rows; ++b) add_lanes<units>(sum[b], out + b * out_stride);
 }
 
 void input_grad(const Bf16* dy, int64_t dy_panel, int64_t rows, const Bf16* slice, int64_t panels, const int32_t* keep,

@@ -105,6 +105,22 @@ STROP_INLINE Vec4 sum_lanes(Vec a, Vec b, Vec c, Vec d) {
   return fold_lanes(a, b, c, d, [](auto x, auto y) __attribute__((always_inline)) { return x + y; });
 }
 
+// Adds up the lanes of the sums of some units to the numbers at `target`.
+template <int units>
+STROP_INLINE void add_lanes(const Vec* sum, float* target) {
+#pragma GCC unroll 2
+  for (int i = 0; i < units; i += 4) {
+    const Vec none{};
+    const Vec4 sums = sum_lanes(sum[i], i + 1 < units ? sum[i + 1] : none, i + 2 < units ? sum[i + 2] : none,
+                                i + 3 < units ? sum[i + 3] : none);
+    if (i + 4 <= units) {
+      store4(target + i, load4(target + i) + sums);
+    } else {
+      for (int j = 0; j < units - i; ++j) target[i + j] += sums[j];
+    }
+  }
+}
+
 STROP_INLINE Vec4 max_lanes(Vec a, Vec b, Vec c, Vec d) {
   return fold_lanes(a, b, c, d, [](auto x, auto y) __attribute__((always_inline)) { return x > y ? x : y; });
 }

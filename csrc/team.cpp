@@ -23,7 +23,7 @@ inline void pause() {
 #endif
 }
 
-// Whether `ready` became true while spinning.
+// Spins until ready(), for kSpin at most; returns whether it was.
 template <typename F>
 bool spin(const F& ready) {
   const auto end = std::chrono::steady_clock::now() + kSpin;
