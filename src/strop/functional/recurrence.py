@@ -36,11 +36,6 @@ Weights = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
 """weight_ih, weight_hh, bias_ih, bias_hh, and weight_hr of an LSTM with projections."""
 
 
-def _own(result: Tensor) -> Tensor:
-    """The same as memory of its own: a view among an operation's results could not be written over."""
-    return result.clone() if result._is_view() else result
-
-
 class _Recurrence(torch.autograd.Function):
     """A layer's whole sequence in one direction."""
 
@@ -64,7 +59,6 @@ class _Recurrence(torch.autograd.Function):
         masks = (input_keep, recurrent_keep, recurrent_mask)
         projection = () if w_hr is None else (w_hr,)
         y, h, c, saved = backend.forward(layer, x, h0, c0, w_ih, w_hh, b_ih, b_hh, *masks, *projection)
-        y, h, c = _own(y), _own(h), None if c is None else _own(c)
         ctx.set_materialize_grads(False)
         ctx.backend, ctx.layer, ctx.input_keep, ctx.recurrent_keep = (
             backend,

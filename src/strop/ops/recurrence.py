@@ -149,7 +149,8 @@ def forward(
         ys[step] = h_step
         h = torch.cat((h_step, h[count:]))
         c = None if c is None or c_step is None else torch.cat((c_step, c[count:]))
-    y = torch.cat(ys).view(*x.shape[:-1], h0.shape[1])
+    # No view: an operation's result that is one could not be written over.
+    y = torch.stack(ys) if layer.batch_sizes is None else torch.cat(ys)
     return y, h, c, tuple(torch.cat(each) for each in zip(*saved, strict=True))
 
 
