@@ -109,7 +109,7 @@ def dense_stack(
     sizes = routes.sizes_of(cell, x, flat, each, directions, steps, batch, packed)
     phase = "training" if gradients and training else "forward" if gradients else "inference"
     way = ways.fastest(
-        (ways.about(sizes), phase, each, x.dtype, *routes.kind()),
+        lambda: (ways.about(sizes), phase, each, x.dtype, *routes.kind()),
         lambda: f"{sizes}, nothing dropped, {phase}",
         {"operator": by_operator, "kernels": by_kernels},
         *(x, flat, routes.dense(sizes, phase)),

@@ -111,13 +111,14 @@ def _elsewhere(
         return None
     one_mask = layer.input_masks.count(layer.input_masks[0]) == len(layer.input_masks)
     masks_x_alone = one_mask and not any(layer.recurrent_masks)
-    if dispatch.select(x) == "triton":
+    backend = dispatch.select(x)
+    if backend == "triton":
         return _by_cudnn(x, layer, batch_sizes) if masks_x_alone else None
     flat = layer.flat()
     if (
         (not x.is_cpu or x.dtype is not flat[0].dtype or not x.numel())
         or (transforming() or autocast_dtype(x) is not None)
-        or (not dispatch.may_leave_kernels() or dispatch.select(x) != "native")
+        or (not dispatch.may_leave_kernels() or backend != "native")
     ):
         return None
 
@@ -143,9 +144,14 @@ def _elsewhere(
     gradients = ways.needs_grad(x, *flat, *(layer.states or ()))
     phase = "training" if gradients else "inference"
     sizes = _sizes(x, layer, batch_sizes)
-    drops = tuple(mask and mask.index is not None for mask in (*layer.input_masks, *layer.recurrent_masks))
+
+    def key() -> tuple[object, ...]:
+        masks = (*layer.input_masks, *layer.recurrent_masks)
+        drops = tuple(mask and mask.index is not None for mask in masks)
+        return "layer", ways.about(sizes), phase, len(flat), drops, x.dtype, *routes.kind()
+
     way = ways.fastest(
-        ("layer", ways.about(sizes), phase, len(flat), drops, x.dtype, *routes.kind()),
+        key,
         lambda: f"{sizes}, {phase}",
         able,
         *(x, flat, routes.dropping(sizes, phase, tuple(able))),
@@ -225,7 +231,7 @@ def _by_cudnn(
     precisions = (autocast_dtype(x), x.dtype, torch.backends.cuda.matmul.fp32_precision)
     sizes = (x.shape[-1], *flat[1].shape, len(flat), batch)
     way = ways.fastest(
-        (cell.name, *sizes, drops, batch_sizes is None, *precisions, x.device),
+        lambda: (cell.name, *sizes, drops, batch_sizes is None, *precisions, x.device),
         lambda: f"{_describe(cell, x, flat)}, batch {batch}, nothing dropped of its state",
         {"cudnn": cudnn, "triton": triton},
         *(x, flat, "cudnn"),
