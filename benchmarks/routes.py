@@ -13,7 +13,7 @@ import math
 import random
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -222,7 +222,7 @@ def non_negative(a: Tensor, b: Tensor) -> Tensor:
 
 
 def read() -> list[dict[str, Any]]:
-    """What was measured, numbers as numbers."""
+    """The rows of the CSV, with numbers as numbers."""
     with CSV.open(newline="") as file:
         rows: list[dict[str, Any]] = list(csv.DictReader(file))
     for row in rows:
@@ -256,6 +256,12 @@ def sizes_of(row: dict[str, Any]) -> costs.Sizes:
     )
 
 
+def _entry(key: tuple[str, str, str, str], constants: Sequence[float]) -> list[str]:
+    """A key and its constants as two lines of Python."""
+    numbers = ", ".join(f"{each:.4g}" for each in constants)
+    return [f"    {key!r}:", f"        ({numbers}),"]
+
+
 def fit() -> None:
     groups: dict[tuple[str, str, str, str], list[tuple[tuple[float, ...], float]]] = {}
     for row in read():
@@ -274,11 +280,10 @@ def fit() -> None:
         scale = (a / us.unsqueeze(1)).norm(dim=0).clamp_min(1e-30)
         found = non_negative(a / us.unsqueeze(1) / scale, torch.ones_like(us)) / scale
         error = ((a @ found) / us - 1).abs().median()
-        numbers = ", ".join(f"{each:.4g}" for each in found.tolist())
-        lines += [f"    {key!r}: ({numbers}),"]
+        lines += _entry(key, found.tolist())
         print(*key, f"{len(samples)} times, median error {error:.0%}")
     text = (
-        f"{HEAD}CONSTANTS: dict[tuple[str, str, str, str], tuple[float, ...]] = {{\n"
+        f"{HEAD}# fmt: off\nCONSTANTS: dict[tuple[str, str, str, str], tuple[float, ...]] = {{\n"
         + "\n".join(lines)
         + "\n}\n"
     )
