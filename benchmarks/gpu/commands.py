@@ -47,7 +47,10 @@ def run_all(commands: Mapping[str, Sequence[str]], seconds: float) -> bool:
 
 
 def ends(process: subprocess.Popen[bytes], seconds: float) -> bool:
-    """Whether it ends in that time; if not it is interrupted, so that it tells what failed, then killed."""
+    """Wait for a process; past the time interrupt it, so that it tells what failed, then kill it.
+
+    Returns whether it ended in time.
+    """
     for how, patience in ((None, max(0.0, seconds)), (signal.SIGINT, _PATIENCE), (signal.SIGKILL, None)):
         try:
             if how is not None:

@@ -1,4 +1,4 @@
-"""What a step of each preset's layers takes on a GPU, in how many kernels: torch's on cuDNN, then strop's.
+"""Time a step of each preset's layers on a GPU, and count its kernels: torch's on cuDNN, then strop's.
 
 python benchmarks/gpu/steps.py --out steps.csv
 

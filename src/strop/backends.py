@@ -1,4 +1,4 @@
-"""Which backends there are, why one cannot run, and how to ask for one.
+"""The backends: their names, why one cannot run, and asking for one.
 
 ``strop.backends.autotune = True`` times the ways in which a call can run, where its kind is first met, and
 takes the fastest, in the manner of ``torch.backends.cudnn.benchmark``. By default a rule from the call's

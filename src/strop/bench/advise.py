@@ -90,7 +90,7 @@ def settings(options: Options) -> list[Setting]:
 
 
 def work(options: Options, setting: Setting, theirs: bool = False) -> Work:
-    """What a pass of strop's layers computes, or of torch's, which drop nothing in columns."""
+    """The operations of a pass of strop's layers, or of torch's, which drop nothing in columns."""
 
     def stack(nr: float, rh: float) -> list[Layer]:
         sizes = [options.input_size, *[options.hidden_size] * (options.layers - 1)]

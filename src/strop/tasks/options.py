@@ -45,6 +45,23 @@ def preset_table(presets: Mapping[Any, Any]) -> str:
     )
 
 
+class OfPresets:
+    """What options share that override the values of a preset."""
+
+    command: ClassVar[str]
+    presets: ClassVar[Mapping[Any, Any]]
+    preset: Any
+    dropout: Any
+
+    @classmethod
+    def table(cls) -> str:
+        return preset_table(cls.presets)
+
+    @property
+    def default_folder(self) -> Path:
+        return Path("runs") / f"{self.command.removeprefix('train ')}-{self.preset}-{self.dropout}"
+
+
 @dataclass(frozen=True)
 class TrainOptions:
     """Base of a training command's options; a command adds its own fields, and says where its runs go.

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from strop.tasks.language.presets import PRESETS, AwdPreset, Dropout, Preset, PresetName
-from strop.tasks.options import TrainOptions, groups_of, preset_table, with_given
+from strop.tasks.options import OfPresets, TrainOptions, groups_of, with_given
 
 # Every preset's hyper-parameters are options of the same names.
 _HYPER_PARAMETERS = tuple(dict.fromkeys(field.name for kind in (Preset, AwdPreset) for field in fields(kind)))
@@ -14,7 +14,7 @@ _TASK = ("preset", "dropout", "data", "tied")
 
 
 @dataclass(frozen=True)
-class Options(TrainOptions):
+class Options(OfPresets, TrainOptions):
     """Train a word-level LSTM language model on text, with one of three kinds of dropout.
 
     Reports the perplexity per word on the valid text while training, and on the test text with the best
@@ -55,6 +55,7 @@ class Options(TrainOptions):
     """
 
     command: ClassVar[str] = "train lm"
+    presets: ClassVar[Mapping[Any, Any]] = PRESETS
     groups: ClassVar[Mapping[str, Sequence[str]]] = groups_of(_TASK, _HYPER_PARAMETERS)
 
     preset: PresetName = "small"
@@ -81,14 +82,6 @@ class Options(TrainOptions):
     tar: float | None = None
     weight_decay: float | None = None
     trigger: int | None = None
-
-    @classmethod
-    def table(cls) -> str:
-        return preset_table(PRESETS)
-
-    @property
-    def default_folder(self) -> Path:
-        return Path("runs") / f"lm-{self.preset}-{self.dropout}"
 
     def resolved(self) -> Preset | AwdPreset:
         """The preset with what was given in its place. Raises ValueError, naming the option."""

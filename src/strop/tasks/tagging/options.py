@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from strop.data.schemes import Scheme
-from strop.tasks.options import TrainOptions, groups_of, preset_table, with_given
+from strop.tasks.options import OfPresets, TrainOptions, groups_of, with_given
 from strop.tasks.tagging.presets import PRESETS, Dropout, Preset, PresetName
 
 _TASK = ("data", "preset", "dropout", "vectors", "max_length")
@@ -15,7 +15,7 @@ _HYPER_PARAMETERS = tuple(each.name for each in fields(Preset))
 
 
 @dataclass(frozen=True)
-class Options(TrainOptions):
+class Options(OfPresets, TrainOptions):
     """Train a tagger for named entities (BiLSTM-CNN-CRF), with one of three kinds of dropout.
 
     Reports F1 by entity, as conlleval counts it, on the valid sentences while training, and on the test
@@ -54,6 +54,7 @@ class Options(TrainOptions):
     """
 
     command: ClassVar[str] = "train ner"
+    presets: ClassVar[Mapping[Any, Any]] = PRESETS
     groups: ClassVar[Mapping[str, Sequence[str]]] = groups_of(_TASK, _HYPER_PARAMETERS)
 
     data: Path | None = None
@@ -75,14 +76,6 @@ class Options(TrainOptions):
     momentum: float | None = None
     decay: float | None = None
     clip: float | None = None
-
-    @classmethod
-    def table(cls) -> str:
-        return preset_table(PRESETS)
-
-    @property
-    def default_folder(self) -> Path:
-        return Path("runs") / f"ner-{self.preset}-{self.dropout}"
 
     def resolved(self) -> Preset:
         """The preset with what was given in its place. Raises ValueError, naming the option."""

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from strop.data.errors import DataError
 from strop.tasks.language.presets import Dropout
-from strop.tasks.options import TrainOptions, groups_of, preset_table, with_given
+from strop.tasks.options import OfPresets, TrainOptions, groups_of, with_given
 from strop.tasks.translation.presets import DATA_SETS, PRESETS, Preset, PresetName
 
 _TASK = ("preset", "dropout", "src", "tgt", "data", "source", "target")
@@ -16,7 +16,7 @@ _HYPER_PARAMETERS = tuple(each.name for each in fields(Preset))
 
 
 @dataclass(frozen=True)
-class Options(TrainOptions):
+class Options(OfPresets, TrainOptions):
     """Train a translation model on parallel text, with one of three kinds of dropout.
 
     The model is that of Luong et al. (2015): an LSTM encoder and decoder with global attention and input
@@ -59,6 +59,7 @@ class Options(TrainOptions):
     """
 
     command: ClassVar[str] = "train nmt"
+    presets: ClassVar[Mapping[Any, Any]] = PRESETS
     groups: ClassVar[Mapping[str, Sequence[str]]] = groups_of(_TASK, _HYPER_PARAMETERS)
 
     preset: PresetName = "luong"
@@ -82,14 +83,6 @@ class Options(TrainOptions):
     max_size: int | None = None
     min_count: int | None = None
     beam: int | None = None
-
-    @classmethod
-    def table(cls) -> str:
-        return preset_table(PRESETS)
-
-    @property
-    def default_folder(self) -> Path:
-        return Path("runs") / f"nmt-{self.preset}-{self.dropout}"
 
     def resolved(self) -> Preset:
         """The preset with what was given in its place. Raises ValueError, naming the option."""
