@@ -139,7 +139,8 @@ def main():
         return
     model = make()
     if options.strop:
-        strop.convert(model, recurrent_dropout=options.dropout, example_inputs=train_ids[:70].view(35, 2))
+        example, _ = next(batches(train_ids, options.batch, options.steps))
+        strop.convert(model, recurrent_dropout=options.dropout, example_inputs=example)
     train(model, train_ids, valid_ids, options)
 
 

@@ -63,7 +63,7 @@ def check(target: str, *more: str) -> int:
 def test_reports_and_times_a_model(file, capsys):
     assert check(f"{file}:build", "--recurrent-dropout", "0.5") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["layer", "was", "is"]
+    assert lines[0].split() == ["layer", "was", "is", "expected", "gain"]
     assert "p=0.5 now dropped by 'rnn'" in lines[1]
     assert "input_dropout=0.5, recurrent_dropout=0.5" in lines[2]
     rows = {line.split()[0]: line.split()[1:] for line in lines[4:] if line.startswith(("before", "after"))}

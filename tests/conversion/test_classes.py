@@ -7,6 +7,7 @@ import copy
 import io
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from published import WeightDrop, WordModel
 from torch import nn
 
 import strop
+
+convert = partial(strop.convert, only_if_faster=False)  # at sizes at which nothing pays
 
 PAIRS = [(nn.LSTM, strop.LSTM), (nn.GRU, strop.GRU), (nn.RNN, strop.RNN)]
 CELLS = [(nn.LSTMCell, strop.LSTMCell), (nn.GRUCell, strop.GRUCell), (nn.RNNCell, strop.RNNCell)]
@@ -34,7 +37,7 @@ class Asks(nn.Module):
 @pytest.mark.parametrize(("theirs", "ours"), PAIRS + CELLS)
 def test_converted_layers_are_both(theirs, ours):
     layer = theirs(4, 8)
-    strop.convert(layer, recurrent_dropout=0.5)
+    convert(layer, recurrent_dropout=0.5)
     assert isinstance(layer, theirs)
     assert isinstance(layer, ours)
     assert not any(isinstance(layer, other) for other, _ in PAIRS + CELLS if other is not theirs)
@@ -46,7 +49,7 @@ def test_converted_layers_are_both(theirs, ours):
 def test_models_that_ask_for_the_class_run_and_compile(theirs, ours):
     torch._dynamo.reset()
     model, x = Asks(theirs), torch.randn(5, 3, 4)
-    strop.convert(model, recurrent_dropout=0.5, example_inputs=x)
+    convert(model, recurrent_dropout=0.5, example_inputs=x)
     fast = torch.compile(model, fullgraph=True, backend="aot_eager")
     for run in (model, fast):
         y, h = run(x)
@@ -99,7 +102,7 @@ class OwnLinear(nn.Linear):
 def test_subclasses_that_only_add_methods_are_converted():
     model = nn.ModuleDict({"rnn": OwnLSTM(4, 8, 2), "cell": OwnCell(4, 8)})
     theirs, x = copy.deepcopy(model["rnn"]), torch.randn(5, 3, 4)
-    report = strop.convert(model, recurrent_dropout=0.5)
+    report = convert(model, recurrent_dropout=0.5)
     assert [entry.after for entry in report.swapped] == ["strop.OwnLSTM", "strop.OwnCell"]
     rnn = model["rnn"]
     assert isinstance(rnn, OwnLSTM)
@@ -125,7 +128,7 @@ def test_subclasses_that_only_add_methods_are_converted():
 
 def test_a_subclass_of_a_linear_layer_takes_a_dropout_over():
     model = nn.Sequential(nn.LSTM(4, 4), Take(), nn.Dropout(0.5), OwnLinear(4, 2))
-    strop.convert(model, example_inputs=torch.randn(5, 3, 4))
+    convert(model, example_inputs=torch.randn(5, 3, 4))
     assert isinstance(model[3], OwnLinear)
     assert isinstance(model[3], strop.Linear)
     assert model[3].dropout == 0.5
@@ -157,7 +160,7 @@ def test_a_swap_that_changes_results_is_undone(fails, message):
     model = Fickle(fails).eval()
     before = {name: (type(module), dict(vars(module))) for name, module in model.named_modules()}
     with pytest.raises(ValueError, match=message):
-        strop.convert(model, recurrent_dropout=0.5, example_inputs=torch.randn(5, 3, 4))
+        convert(model, recurrent_dropout=0.5, example_inputs=torch.randn(5, 3, 4))
     assert {name: (type(module), dict(vars(module))) for name, module in model.named_modules()} == before
     model(torch.randn(5, 3, 4))
 
@@ -182,7 +185,7 @@ def test_weight_drop_is_seen_before_and_after_the_first_pass(make, passes):
     for _ in range(passes):
         model(torch.randn(5, 3, 4))
     with pytest.warns(UserWarning, match="weight_hh_l0 is not a parameter"):
-        strop.convert(model, recurrent_dropout=0.5)
+        convert(model, recurrent_dropout=0.5)
     assert type(model.layer) is nn.LSTM
     model(torch.randn(5, 3, 4))[0].sum().backward()
     assert model.raw.grad is not None
@@ -194,7 +197,7 @@ def test_lists_and_mappings_of_example_inputs():
     ids = torch.randint(30, (5, 3))
     for given in ([ids], [ids, None], {"ids": ids}, UserDict(ids=ids)):
         model = WordModel()
-        assert strop.convert(model, example_inputs=given).taken_over
+        assert convert(model, example_inputs=given).taken_over
 
 
 class Captioner(nn.Module):
@@ -221,5 +224,5 @@ class Captioner(nn.Module):
 @pytest.mark.parametrize("lengths", [[5, 3, 2], [2, 2, 1], [4, 1], [3], [1, 1]])
 def test_one_step_is_told_from_all_steps(lengths):
     model = Captioner(lengths)
-    report = strop.convert(model, example_inputs=torch.randn(max(lengths), len(lengths), 4))
+    report = convert(model, example_inputs=torch.randn(max(lengths), len(lengths), 4))
     assert [entry.name for entry in report.taken_over] == ["drop"]

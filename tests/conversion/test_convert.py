@@ -8,6 +8,7 @@ import random
 import re
 import subprocess
 import sys
+from functools import partial
 from operator import attrgetter
 
 import pytest
@@ -18,6 +19,8 @@ from torch.nn.utils import parametrizations, prune
 
 import strop
 from strop.nn.taken_over import TakenOver
+
+convert = partial(strop.convert, only_if_faster=False)  # at sizes at which nothing pays
 
 STEPS, BATCH, WORDS = 5, 3, 30
 
@@ -39,7 +42,7 @@ def test_layers_stay_the_same_objects_with_the_same_parameters():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     layers, parameters = dict(model.named_modules()), dict(model.named_parameters())
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    strop.convert(model, recurrent_dropout=0.4, example_inputs=ids())
+    convert(model, recurrent_dropout=0.4, example_inputs=ids())
     assert type(model.rnn) is strop.LSTM
     assert (model.rnn.input_dropout, model.rnn.dropout, model.rnn.recurrent_dropout) == (0.5, 0.5, 0.4)
     assert type(model.decoder) is strop.Linear
@@ -57,7 +60,7 @@ def test_layers_stay_the_same_objects_with_the_same_parameters():
 
 def test_without_example_inputs_dropouts_stay():
     model = WordModel()
-    report = strop.convert(model)
+    report = convert(model)
     assert actions(report) == {"drop": "left", "encoder": "left", "rnn": "swapped", "decoder": "left"}
     assert "example_inputs" in why(report, "drop")
     assert (model.rnn.input_dropout, model.rnn.dropout, model.rnn.recurrent_dropout) == (0, 0.5, 0)
@@ -71,10 +74,10 @@ def test_nothing_dropped_computes_what_torch_computes(dtype):
     training.load_state_dict(model.state_dict())
     expected = training(x)
     expected[0].pow(2).sum().backward()
-    strop.convert(model, recurrent_dropout=0.4, example_inputs=x)
+    convert(model, recurrent_dropout=0.4, example_inputs=x)
     converted = copy.deepcopy(training)
     converted.zero_grad()
-    strop.convert(converted)
+    convert(converted)
     tolerance = {"rtol": 1e-4, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 1e-10, "atol": 1e-10}
     torch.testing.assert_close(model.eval()(x), expected, **tolerance)
     actual = converted(x)
@@ -87,7 +90,7 @@ def test_nothing_dropped_computes_what_torch_computes(dtype):
 def test_trained_and_reverted_is_torch_bit_for_bit():
     model = WordModel()
     attributes = {name: set(vars(module)) for name, module in model.named_modules()}
-    strop.convert(model, recurrent_dropout=0.4, example_inputs=ids())
+    convert(model, recurrent_dropout=0.4, example_inputs=ids())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for _ in range(2):
         optimizer.zero_grad()
@@ -116,7 +119,7 @@ def test_trained_and_reverted_is_torch_bit_for_bit():
 
 def test_a_recurrent_layer_is_a_model_too():
     lstm = nn.LSTM(4, 6)
-    report = strop.convert(lstm, recurrent_dropout=0.5)
+    report = convert(lstm, recurrent_dropout=0.5)
     assert type(lstm) is strop.LSTM
     assert [entry.name for entry in report] == [""]
     assert "(the model)" in str(report)
@@ -127,7 +130,7 @@ def test_a_recurrent_layer_is_a_model_too():
 def test_shared_layers_are_swapped_everywhere():
     lstm = nn.LSTM(4, 4)
     model = nn.ModuleList([lstm, nn.ModuleList([lstm])])
-    assert len(strop.convert(model)) == 1
+    assert len(convert(model)) == 1
     assert model[0] is model[1][0] is lstm
     assert type(lstm) is strop.LSTM
 
@@ -141,7 +144,7 @@ def test_hooks_mode_and_attributes_stay():
     model.rnn.register_forward_hook(lambda module, args, output: calls.append(type(module)))
     model.rnn.register_forward_pre_hook(lambda module, args: calls.append("before"))
     model.drop.register_forward_hook(lambda module, args, output: calls.append("drop"))
-    strop.convert(model)
+    convert(model)
     model(ids())
     assert calls == ["drop", "before", strop.LSTM, "drop"]
     assert not model.rnn.training
@@ -154,14 +157,14 @@ def test_a_graph_built_before_is_not_affected():
     x = ids()
     expected = torch.autograd.grad(model(x)[0].pow(2).sum(), list(model.parameters()))
     pending = model(x)[0].pow(2).sum()
-    strop.convert(model, recurrent_dropout=0.5)
+    convert(model, recurrent_dropout=0.5)
     pending.backward()
     assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), expected, strict=True))
 
 
 def test_converted_models_are_copied_and_pickled():
     model = WordModel()
-    strop.convert(model, recurrent_dropout=0.4, example_inputs=ids())
+    convert(model, recurrent_dropout=0.4, example_inputs=ids())
     file = io.BytesIO()
     torch.save(model, file)
     file.seek(0)
@@ -174,14 +177,14 @@ def test_converted_models_are_copied_and_pickled():
 
 def test_converting_twice_changes_the_share():
     model = WordModel()
-    strop.convert(model, recurrent_dropout=0.4)
-    report = strop.convert(model, recurrent_dropout=0.2)
+    convert(model, recurrent_dropout=0.4)
+    report = convert(model, recurrent_dropout=0.2)
     assert why(report, "rnn") == "recurrent_dropout=0.2, it was 0.4"
     assert [entry.name for entry in report.changed] == ["rnn"]
     assert model.rnn.recurrent_dropout == 0.2
-    assert not strop.convert(model, recurrent_dropout=0.2).changed
-    strop.convert(model, recurrent_dropout=0.4)
-    report = strop.convert(model, example_inputs=ids(), pattern="fixed")
+    assert not convert(model, recurrent_dropout=0.2).changed
+    convert(model, recurrent_dropout=0.4)
+    report = convert(model, example_inputs=ids(), pattern="fixed")
     assert why(report, "rnn").startswith("input_dropout=0.5, dropout=0.5, recurrent_dropout=0.4")
     assert (model.rnn.input_dropout, model.rnn.recurrent_dropout) == (0.5, 0.4)
     assert model.rnn.pattern.name == "structured"
@@ -205,14 +208,14 @@ def test_filter_fn_says_what_may_change():
     model = WordModel()
     seen = {}
     with pytest.warns(UserWarning, match="has changed nothing"):
-        report = strop.convert(
+        report = convert(
             model, filter_fn=lambda module, name: seen.setdefault(name, module) is None, example_inputs=ids()
         )
     assert seen == dict(model.named_modules())
     assert {entry.action for entry in report} == {"left"}
     assert why(report, "rnn") == why(report, "drop") == "filter_fn excludes it"
     with pytest.warns(UserWarning, match="filter_fn excludes it"):
-        report = strop.convert(model, filter_fn=lambda _, name: name != "rnn", example_inputs=ids())
+        report = convert(model, filter_fn=lambda _, name: name != "rnn", example_inputs=ids())
     assert why(report, "drop") == "feeds 'rnn': filter_fn excludes it"
     assert type(model.drop) is nn.Dropout
 
@@ -220,11 +223,11 @@ def test_filter_fn_says_what_may_change():
 def test_pattern_and_block_reach_all_layers():
     model = WordModel()
     pattern = strop.Pattern(0.0, block=4, exact=False)
-    strop.convert(model, pattern=pattern, recurrent_dropout=0.5, example_inputs=ids())
+    convert(model, pattern=pattern, recurrent_dropout=0.5, example_inputs=ids())
     assert model.rnn.pattern == model.decoder.pattern == pattern
     odd = WordModel(units=6)
     with pytest.warns(UserWarning, match="block must divide"):
-        report = strop.convert(odd, pattern=pattern, recurrent_dropout=0.5, example_inputs=ids())
+        report = convert(odd, pattern=pattern, recurrent_dropout=0.5, example_inputs=ids())
     assert "block must divide" in why(report, "rnn")
     assert "block must divide" in why(report, "drop")
     assert type(odd.rnn) is nn.LSTM
@@ -262,7 +265,7 @@ def test_layers_that_may_do_something_else_are_left_alone(layer, reason):
     model = nn.Sequential(layer)
     kind, attributes = type(layer), set(vars(layer))
     with pytest.warns(UserWarning, match="has changed nothing"):
-        report = strop.convert(model, recurrent_dropout=0.5)
+        report = convert(model, recurrent_dropout=0.5)
     (entry,) = [entry for entry in report if entry.name == "0"]
     assert entry.action == "left"
     assert re.search(reason, entry.why)
@@ -286,7 +289,7 @@ def test_layers_that_may_do_something_else_are_left_alone(layer, reason):
 def test_every_kind_keeps_its_settings_and_comes_back(layer, kind):
     x = torch.randn(5, 4) if isinstance(layer, nn.RNNCellBase) else torch.randn(5, 3, 4)
     expected, plain, kept = layer.eval()(x), type(layer), dict(vars(layer))
-    strop.convert(layer, recurrent_dropout=0.5)
+    convert(layer, recurrent_dropout=0.5)
     assert type(layer) is kind
     assert layer.recurrent_dropout == 0.5
     assert {name: vars(layer)[name] for name in kept} == kept
@@ -299,15 +302,15 @@ def test_every_kind_keeps_its_settings_and_comes_back(layer, kind):
 
 def test_the_report_is_a_table():
     model = WordModel()
-    table = str(strop.convert(model, recurrent_dropout=0.5, example_inputs=ids()))
+    table = str(convert(model, recurrent_dropout=0.5, example_inputs=ids()))
     lines = table.splitlines()
-    assert lines[0].split() == ["layer", "was", "is"]
+    assert lines[0].split()[:3] == ["layer", "was", "is"]
     assert lines[1].split()[:3] == ["drop", "Dropout", "strop.TakenOver"]
     words = ("is", "strop.TakenOver", "strop.LSTM")
     assert len({line.index(word) for line, word in zip(lines, words, strict=False)}) == 1
     assert lines[-1] == "Other layers, left as they were: Embedding."
     with pytest.warns(UserWarning, match="No recurrent layer, no dropout"):
-        assert str(strop.convert(nn.ReLU())).startswith("No recurrent layer, no dropout.")
+        assert str(convert(nn.ReLU())).startswith("No recurrent layer, no dropout.")
 
 
 class Restless(nn.Module):
@@ -337,7 +340,7 @@ def test_the_run_leaves_no_trace():
     modes = list(map(attrgetter("training"), model.modules()))
     x = torch.randint(10, (3, 2))
     randoms = torch.get_rng_state(), random.getstate()
-    strop.convert(model, example_inputs=x)
+    convert(model, example_inputs=x)
     assert type(model.rnn) is strop.LSTM
     assert (model.calls, model.state) == (0, None)
     assert model.norm.running_mean is buffer

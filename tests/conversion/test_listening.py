@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+from functools import partial
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from torch import nn
 
 import strop
 from strop.nn.taken_over import TakenOver
+
+convert = partial(strop.convert, only_if_faster=False)  # at sizes at which nothing pays
 
 T, B, U = 6, 4, 16
 X = torch.ones(T, B, U)
@@ -43,7 +46,7 @@ layers = pytest.mark.parametrize("name", LAYERS)
 
 def converted(name, drop=None, **options):
     model = Model(LAYERS[name](), drop)
-    report = strop.convert(model, example_inputs=X, **options)
+    report = convert(model, example_inputs=X, **options)
     assert [entry.name for entry in report.taken_over] == ["drop"]
     return model
 
@@ -104,7 +107,7 @@ def test_the_share_is_the_layers_and_goes_back(name):
 def test_a_dropout_in_evaluation_before_converting_drops_nothing_afterwards():
     model = Model(nn.LSTM(U, U))
     model.drop.eval()
-    strop.convert(model, example_inputs=X)
+    convert(model, example_inputs=X)
     assert share(model) == 0
     model.drop.train()
     assert share(model) == pytest.approx(0.5)
@@ -136,7 +139,7 @@ def test_two_layers_drop_the_same_of_one_output():
             return self.rnn(y)[0], self.fc(y)
 
     model = Two()
-    report = strop.convert(model, example_inputs=X)
+    report = convert(model, example_inputs=X)
     assert report.taken_over[0].why == "p=0.5 now dropped by 'rnn' and 'fc'"
     kept = []
     for _ in range(2):
@@ -193,12 +196,12 @@ def test_dropouts_of_other_projects_are_known_by_what_they_do():
 
 def test_what_changes_is_said():
     model = Model(nn.LSTM(U, U), LockedDropout(0.25))
-    (entry,) = strop.convert(model, example_inputs=X).taken_over
+    (entry,) = convert(model, example_inputs=X).taken_over
     assert entry.why.endswith(
         "(it dropped the same units at all steps, or in all rows; now as its pattern says)"
     )
     model = Model(nn.LSTM(U, U), LockedDropout(0.25))
-    strop.convert(model, example_inputs=X, pattern="fixed")
+    convert(model, example_inputs=X, pattern="fixed")
     x = X.clone().requires_grad_()
     model(x)[0].sum().backward()
     assert ((x.grad != 0) == (x.grad[:1, :1] != 0)).all()
@@ -213,16 +216,16 @@ def test_a_share_that_is_an_argument():
 
 def test_classes_that_are_named():
     left = Model(nn.LSTM(U, U), Rate(0.25))
-    report = strop.convert(left, example_inputs=X)
+    report = convert(left, example_inputs=X)
     assert not report.taken_over
     model = converted("LSTM", Rate(0.25), dropouts={Rate: "rate"})
     assert share(model) == pytest.approx(0.25)
     model.drop.rate = 0.5
     assert share(model) == pytest.approx(0.5)
     with pytest.raises(ValueError, match="Rate has no number in 'share'"):
-        strop.convert(Model(nn.LSTM(U, U), Rate(0.25)), example_inputs=X, dropouts={Rate: "share"})
+        convert(Model(nn.LSTM(U, U), Rate(0.25)), example_inputs=X, dropouts={Rate: "share"})
     with pytest.raises(TypeError, match="dropouts must map classes"):
-        strop.convert(Model(nn.LSTM(U, U)), dropouts={"Rate": "p"})
+        convert(Model(nn.LSTM(U, U)), dropouts={"Rate": "p"})
 
 
 class WordDropout(nn.Module):
@@ -252,7 +255,7 @@ class DropAndShift(nn.Module):
 )
 def test_dropouts_that_do_something_else_stay(drop, reason):
     model = Model(nn.LSTM(U, U), drop)
-    report = strop.convert(model, example_inputs=X + torch.rand(U))
+    report = convert(model, example_inputs=X + torch.rand(U))
     entry = next(entry for entry in report if entry.name == "drop")
     assert entry.action == "left"
     assert entry.why.startswith(reason)

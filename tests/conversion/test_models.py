@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from published import AWDModel, Decoder, Tagger, WordModel
 from torch import Tensor, nn
 
 import strop
+
+convert = partial(strop.convert, only_if_faster=False)  # at sizes at which nothing pays
 
 T, B, WORDS = 5, 3, 30
 IDS = torch.randint(WORDS, (T, B), generator=torch.Generator().manual_seed(0))
@@ -75,7 +78,7 @@ def test_converted_trained_and_reverted(name):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
 
     with nullcontext() if case.swapped else pytest.warns(UserWarning, match="has changed nothing"):
-        report = strop.convert(model, recurrent_dropout=0.5, example_inputs=case.inputs)
+        report = convert(model, recurrent_dropout=0.5, example_inputs=case.inputs)
     assert {entry.name for entry in report.swapped} == case.swapped
     assert {entry.name for entry in report.taken_over} == case.taken_over
     assert {name for name, kind in types(model).items() if kind is not kinds[name]} == (
@@ -117,7 +120,7 @@ def test_converted_trained_and_reverted(name):
 def test_something_is_dropped_in_training(name):
     case = CASES[name]
     model = case.make().double()
-    strop.convert(model, recurrent_dropout=0.5, example_inputs=case.inputs)
+    convert(model, recurrent_dropout=0.5, example_inputs=case.inputs)
     with torch.no_grad():
         assert not torch.equal(case.call(model), case.call(model))
 
@@ -126,7 +129,7 @@ def test_cells_and_patterns_with_one_mask_for_all_steps():
     """A cell cannot know which calls belong to one sequence."""
     model = Decoder().double()
     with pytest.warns(UserWarning, match="has changed nothing"):
-        report = strop.convert(model, recurrent_dropout=0.5, pattern="fixed", example_inputs=(IDS, MEMORY))
+        report = convert(model, recurrent_dropout=0.5, pattern="fixed", example_inputs=(IDS, MEMORY))
     reasons = {entry.name: entry.why for entry in report}
     for name in ("lower", "upper"):
         assert reasons[name] == "draws a mask at each call, and pattern 'fixed' has one for all steps"
@@ -153,7 +156,7 @@ def test_distributed_data_parallel_still_reduces_all_gradients(process_group):
         return future
 
     wrapped.register_comm_hook(None, doubled)
-    report = strop.convert(wrapped, recurrent_dropout=0.0, example_inputs=IDS)
+    report = convert(wrapped, recurrent_dropout=0.0, example_inputs=IDS)
     assert [entry.name for entry in report.swapped] == ["module.rnn"]
     for _ in range(2):  # in its second step DDP rebuilds its buckets
         wrapped.zero_grad()

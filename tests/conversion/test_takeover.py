@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,8 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import strop
 from strop.nn.taken_over import TakenOver
+
+convert = partial(strop.convert, only_if_faster=False)  # at sizes at which nothing pays
 
 T, B, U = 5, 3, 4
 
@@ -30,7 +33,7 @@ def model(forward, **options):
 
 
 def why(made, x=None):
-    report = strop.convert(made, example_inputs=torch.randn(T, B, U) if x is None else x)
+    report = convert(made, example_inputs=torch.randn(T, B, U) if x is None else x)
     entry = next(entry for entry in report if entry.name == "drop")
     assert (entry.action == "taken over") == (isinstance(made.drop, TakenOver))
     if entry.action == "left":
@@ -156,7 +159,7 @@ def test_one_obstacle_keeps_a_dropout_and_all_that_hangs_on_it():
 
     made = model(forward)
     made.other = nn.Dropout(0.5)
-    report = strop.convert(made, example_inputs=torch.randn(T, B, U))
+    report = convert(made, example_inputs=torch.randn(T, B, U))
     reasons = {entry.name: entry.why for entry in report}
     assert reasons["drop"] == "feeds 'fc': also reads inputs that are not dropped"
     assert reasons["other"] == "feeds 'rnn': is also fed by 'drop', which stays"
@@ -183,7 +186,7 @@ def test_dropouts_that_stay_whatever_they_feed(options, reason):
 
 def test_other_dropouts_stay():
     made = nn.Sequential(nn.AlphaDropout(0.5), nn.LSTM(U, U))
-    report = strop.convert(made, example_inputs=torch.randn(T, B, U))
+    report = convert(made, example_inputs=torch.randn(T, B, U))
     assert report[0].why == "drops in a way of its own, which no layer of strop's has"
 
 
@@ -208,7 +211,7 @@ def test_linear_layers_learn_which_axis_is_time(batch_first):
     """The gradient of their input tells the mask: one for all rows, another at each step."""
     made = model(lambda m, x: m.fc(m.drop(m.rnn(x)[0])), batch_first=batch_first)
     x = torch.randn(B, 40, U) if batch_first else torch.randn(40, B, U)
-    report = strop.convert(made, example_inputs=x)
+    report = convert(made, example_inputs=x)
     assert isinstance(made.drop, TakenOver)
     assert made.fc.batch_first == batch_first
     assert ("batch_first" in str(report)) == batch_first
@@ -224,7 +227,7 @@ def test_linear_layers_learn_which_axis_is_time(batch_first):
 
 def test_the_last_step_tells_no_order():
     made = model(lambda m, x: (m.fc(m.drop(m.rnn(x)[0])), m.fc(m.drop(m.rnn(x)[1][0][-1]))), batch_first=True)
-    strop.convert(made, example_inputs=torch.randn(B, T, U))
+    convert(made, example_inputs=torch.randn(B, T, U))
     assert made.fc.batch_first
 
 
@@ -236,7 +239,7 @@ def test_as_many_steps_as_rows_do_not_tell_which_axis_is_time():
 
 def test_nothing_is_counted_twice_with_strops_own_dropout():
     made = nn.Sequential(nn.Dropout(0.5), strop.LSTM(U, U, input_dropout=0.5))
-    report = strop.convert(made, example_inputs=torch.randn(T, B, U))
+    report = convert(made, example_inputs=torch.randn(T, B, U))
     assert report[0].why == "feeds '1': drops its input already"
 
 
@@ -244,7 +247,7 @@ def test_what_is_taken_over_is_dropped_once_per_step_and_for_the_whole_batch():
     """The gradient of the input tells the mask: exactly half of the units, the same for all rows."""
     made = model(lambda m, x: m.rnn(m.drop(x))[0])
     x = torch.randn(T, B, U, requires_grad=True)
-    strop.convert(made, example_inputs=x)
+    convert(made, example_inputs=x)
     made(x).pow(2).sum().backward()
     kept = x.grad != 0
     assert (kept == kept[:, :1]).all()
@@ -263,11 +266,9 @@ def test_a_dropout_within_a_compiled_function_is_seen():
 
 def test_dropout_by_a_function_is_named():
     made = model(lambda m, x: m.rnn(nn.functional.dropout(x, 0.3, m.training)))
-    report = strop.convert(made, example_inputs=torch.randn(T, B, U))
+    report = convert(made, example_inputs=torch.randn(T, B, U))
     (entry,) = [entry for entry in report if entry.before == "F.dropout"]
     assert (entry.name, entry.action) == ("", "left")
     assert entry.why.startswith("p=0.3 in its code, which convert cannot change")
     plain = model(lambda m, x: m.rnn(m.drop(x)))
-    assert not [
-        e for e in strop.convert(plain, example_inputs=torch.randn(T, B, U)) if e.before == "F.dropout"
-    ]
+    assert not [e for e in convert(plain, example_inputs=torch.randn(T, B, U)) if e.before == "F.dropout"]

@@ -11,6 +11,7 @@ from torch import nn
 
 import oracle
 import strop
+from strop.functional import routes
 from strop.pattern import CASES
 
 
@@ -167,3 +168,19 @@ def test_inputs_and_masks_of_other_sizes_are_refused():
         fc(torch.zeros(3, 2, 5))
     with pytest.raises(ValueError, match=r"mask must be drawn for \[steps, units\] = \[3, 4\]"):
         fc(torch.zeros(3, 2, 4), fc.draw(2, 2))
+
+
+@pytest.mark.parametrize("name", ["structured", "fixed"])
+def test_the_rules_ways_are_the_same(name, monkeypatch):
+    """torch's product on a masked input in place of the kernels; what is dropped counts in neither."""
+    layer = strop.Linear(8, 5, dropout=0.5, pattern=name)
+    x = torch.randn(6, 3, 8)
+    mask = layer.draw(6, 3)
+    x[~mask.kept().expand(x.shape)] = torch.nan
+    x, grad, found = x.requires_grad_(), torch.randn(6, 3, 5), []
+    for way in ("operator", "kernels"):
+        monkeypatch.setattr(routes, "linear", lambda _, way=way: way)
+        y = layer(x, mask)
+        found.append((y.detach(), *torch.autograd.grad(y, (x, *layer.parameters()), grad)[:2]))
+    torch.testing.assert_close(*(each[:2] for each in found))
+    assert not any(each.isnan().any() for each in found[1])

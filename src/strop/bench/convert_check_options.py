@@ -16,8 +16,9 @@ class Options:
         def build():
             return Tagger(), torch.randint(1000, (35, 20))
 
-    Give inputs of the size that you train with. A step is forward and backward of all outputs; the loss and
-    the optimiser, which conversion does not change, are not part of it. Nothing of yours is changed.
+    Give inputs of the size that you train with. The report says what gain is expected of each layer, the
+    times below it what was measured of the whole model. A step is forward and backward of all outputs; the
+    loss and the optimiser, which conversion does not change, are not part of it. Nothing of yours is changed.
     """
 
     target: Annotated[Positional[str], arg(metavar="FILE.py:FUNCTION")]
@@ -28,6 +29,9 @@ class Options:
 
     pattern: Literal["structured", "fixed", "random", "variational"] = "structured"
     """How masks are drawn."""
+
+    only_if_faster: bool = True
+    """Leave dropouts where no gain is expected; --no-only-if-faster takes over all that can be."""
 
     seconds: float = 20.0
     """How long to measure, roughly; at least 5 rounds are run."""

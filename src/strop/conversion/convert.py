@@ -16,7 +16,9 @@ from typing import Any
 
 from torch import nn
 
+from strop.conversion import gains
 from strop.conversion.dropouts import may_drop, plain_class, put_back, share_of, take_over, taken_by
+from strop.conversion.gains import Times
 from strop.conversion.kinds import (
     Kind,
     before,
@@ -31,7 +33,8 @@ from strop.conversion.refusals import check_model
 from strop.conversion.report import Entry, Report
 from strop.conversion.takeover import Takeover, settle
 from strop.conversion.verify import unchanged_results
-from strop.conversion.watch import run
+from strop.conversion.watch import Call, run
+from strop.functional import routes
 from strop.nn.masks import pattern_template
 from strop.nn.taken_over import Source, source_of
 from strop.pattern import Pattern, check_probability
@@ -47,6 +50,7 @@ def convert(
     example_inputs: Any = None,
     filter_fn: Filter | None = None,
     dropouts: Mapping[type[nn.Module], str] | None = None,
+    only_if_faster: bool = True,
 ) -> Report:
     """Turns the recurrent layers of a model into strop's, in place.
 
@@ -65,9 +69,12 @@ def convert(
         filter_fn: of a module and its name, whether convert may change it; None for all.
         dropouts: classes of dropouts of your own, and what attribute holds their share: ``{LockedDropout:
             "p"}``. Those that show in the run that they scale and drop single units are known without.
+        only_if_faster: whether a dropout stays where the rule by which layers choose how to run expects
+            nothing from taking it over, at the sizes of ``example_inputs``, on this CPU with torch's threads.
+            False takes over all that can be.
 
     Returns:
-        What became of every layer, and why. ``print`` shows a table.
+        What became of every layer, why, and how much faster it is expected to train. ``print`` shows a table.
 
     Raises:
         TypeError, ValueError: an argument is out of range, the model cannot be converted (scripted, compiled,
@@ -87,9 +94,12 @@ def convert(
     for cls, name in custom.items():
         if not (isinstance(cls, type) and issubclass(cls, nn.Module)) or not isinstance(name, str):
             raise TypeError(f"dropouts must map classes of modules to names of attributes, got {dropouts!r}")
+    if not isinstance(only_if_faster, bool):
+        raise TypeError(f"only_if_faster must be True or False, got {only_if_faster!r}")
     names = {module: name for name, module in model.named_modules()}
     excluded = {module for module, name in names.items() if filter_fn and not filter_fn(module, name)}
-    plan = _Plan(names, excluded, {"recurrent_dropout": recurrent_dropout, "pattern": template}, custom)
+    settings = {"recurrent_dropout": recurrent_dropout, "pattern": template}
+    plan = _Plan(names, excluded, settings, custom, only_if_faster)
     for layer in filter(is_recurrent, names):
         plan.swap(layer)
     if example_inputs is None:
@@ -114,22 +124,26 @@ class _Plan:
         excluded: those that may not be changed.
         settings: of strop's layers; a recurrent_dropout of None leaves what they have.
         custom: classes of other dropouts than torch's, and what holds their share.
+        only_if_faster: whether dropouts stay where nothing is expected from taking them over.
         changed: the recurrent dropout that layers get which are strop's already.
         twins: what layers become, without storage.
         reasons: why other layers stay.
         taken: the dropouts that their consumers take over.
         functions: the modules in whose code a function drops, and how much.
+        gains: how many times as fast as torch's each layer is expected to train.
     """
 
     names: dict[nn.Module, str]
     excluded: set[nn.Module]
     settings: dict[str, Any]
     custom: dict[type[nn.Module], str]
+    only_if_faster: bool
     changed: dict[nn.Module, float] = field(default_factory=dict)
     twins: dict[nn.Module, nn.Module] = field(default_factory=dict)
     reasons: dict[nn.Module, str] = field(default_factory=dict)
     taken: Takeover = field(default_factory=Takeover)
     functions: dict[nn.Module, float] = field(default_factory=dict)
+    gains: dict[nn.Module, float] = field(default_factory=dict)
 
     def swap(self, layer: nn.Module) -> None:
         wanted = self.settings["recurrent_dropout"]
@@ -154,12 +168,46 @@ class _Plan:
         }
         shares = {each: partial(share_of, each, self.custom.get(type(each))) for each in dropouts}
         seen = run(model, example_inputs, shares, set(consumers))
-        self.taken = settle(dropouts, consumers, seen, self._obstacle)
+        self.taken = settle(dropouts, consumers, seen, self._obstacle, partial(self._worthless, seen.calls))
         self.functions = seen.functions
         for layer, p in self.taken.p.items():
-            axes = {"batch_first": layer in self.taken.batch_first} if isinstance(layer, nn.Linear) else {}
-            self.twins[layer] = self._twin(layer, p, **axes)
+            self.twins[layer] = self._taking(layer, p, layer in self.taken.batch_first)
         self.reasons |= self.taken.refused
+        for layer, twin in self.twins.items():
+            p = self.taken.p.get(layer, 0.0)
+            if times := gains.expected(layer, seen.calls.get(layer, ()), p, twin):
+                self.gains[layer] = times.gain
+
+    def _worthless(
+        self, calls: Mapping[nn.Module, list[Call]], layers: Mapping[nn.Module, tuple[float, bool]]
+    ) -> str | None:
+        """Why these layers are not to take over the dropouts that feed them; None if they are."""
+        if not self.only_if_faster:
+            return None
+        names = _quoted(self.names[layer] for layer in layers)
+        found: dict[nn.Module, Times] = {}
+        twins = {layer: self._taking(layer, *how) for layer, how in layers.items()}
+        for layer, twin in twins.items():
+            if reason := gains.without_kernels(layer):
+                return f"{names} would train no faster: {reason}"
+            times = gains.expected(layer, calls[layer], layers[layer][0], twin)
+            if times is None:
+                return None
+            found[layer] = times
+        # Layers that drop states run on the kernels in any case: what they take over costs nothing.
+        free = {layer for layer in found if getattr(twins[layer], "recurrent_dropout", 0.0)}
+        own = [times for layer, times in found.items() if layer not in free]
+        if not own or max(gains.ratio(own), gains.ratio([*found.values()])) >= routes.PAYS:
+            return None
+        first = next(iter(found))
+        reads = gains.sizes_read(calls[first], twins[first])
+        times = gains.ratio([*found.values()])
+        return f"would not pay: {names} would train {times:.2f} times as fast on {reads}"
+
+    def _taking(self, layer: nn.Module, p: float, batch_first: bool) -> nn.Module:
+        """What a layer becomes that takes over a dropout of p."""
+        axes = {"batch_first": batch_first} if isinstance(layer, nn.Linear) else {}
+        return self._twin(layer, p, **axes)
 
     def apply(self) -> None:
         for layer, twin in self.twins.items():
@@ -264,7 +312,8 @@ class _Plan:
             )
         if layer in self.twins:
             twin = self.twins[layer]
-            return Entry(name, was, f"strop.{type(layer).__name__}", "swapped", _dropped(twin))
+            now, gain = f"strop.{type(layer).__name__}", self.gains.get(layer)
+            return Entry(name, was, now, "swapped", _dropped(twin), gain=gain)
         if is_dropout(layer) or layer in self.reasons:
             unseen = "example_inputs would tell what it feeds"
             return Entry(name, was, was, "left", self.reasons.get(layer) or self._stays(layer) or unseen)

@@ -24,6 +24,9 @@ class Entry:
         why: of a layer that was left, the reason; else what it drops now, or no longer.
         concerned: whether it is a recurrent layer, a dropout, or a layer that got another class; the table
             only counts the others.
+        gain: how many times as fast as before a layer is expected to train at the sizes of the example
+            inputs, by the rule by which layers choose how to run; None where nothing is known. What is gained
+            by dropping hidden states is not counted.
     """
 
     name: str
@@ -32,6 +35,7 @@ class Entry:
     action: Action
     why: str
     concerned: bool = True
+    gain: float | None = None
 
 
 class Report(Sequence[Entry]):
@@ -92,15 +96,16 @@ class Report(Sequence[Entry]):
         return tuple(entry for entry in self if entry.action == action)
 
     def __str__(self) -> str:
-        rows = [
-            (entry.name or "(the model)", entry.before, entry.after, entry.action, entry.why)
-            for entry in self
-            if entry.concerned
-        ]
+        shown = [entry for entry in self if entry.concerned]
+        rows = [("layer", "was", "is", "", "expected gain", "")] if shown else []
+        for entry in shown:
+            gain = "" if entry.gain is None else f"{entry.gain:.2f}x"
+            name = entry.name or "(the model)"
+            rows.append((name, entry.before, entry.after, entry.action, gain, entry.why))
+        if not any(entry.gain is not None for entry in shown):
+            rows = [(*row[:4], row[5]) for row in rows]
         others = Counter(entry.before for entry in self if not entry.concerned)
-        lines = (
-            _aligned([("layer", "was", "is", "", ""), *rows]) if rows else ["No recurrent layer, no dropout."]
-        )
+        lines = _aligned(rows) if rows else ["No recurrent layer, no dropout."]
         if others:
             kinds = ", ".join(f"{kind} ({count})" if count > 1 else kind for kind, count in others.items())
             lines.append(f"Other layers, left as they were: {kinds}.")

@@ -12,6 +12,10 @@ from strop.conversion.watch import Call, Observed
 # What a layer answers when asked to drop p of its input, perhaps step by step: why it cannot, or None.
 Feasible = Callable[[nn.Module, float, bool], str | None]
 
+# Why it is not worth it that these layers take over the dropouts that they read, or None: of each layer p and
+# whether it is a linear one that reads [batch, time, units].
+Worthless = Callable[[Mapping[nn.Module, tuple[float, bool]]], str | None]
+
 
 @dataclass
 class Takeover:
@@ -37,9 +41,15 @@ class Takeover:
 
 
 def settle(
-    dropouts: Mapping[nn.Module, str], consumers: Mapping[nn.Module, str], seen: Observed, feasible: Feasible
+    dropouts: Mapping[nn.Module, str],
+    consumers: Mapping[nn.Module, str],
+    seen: Observed,
+    feasible: Feasible,
+    worthless: Worthless,
 ) -> Takeover:
     """A dropout goes if all that it feeds can drop its p; a layer can if all of its inputs were dropped so.
+
+    Dropouts and layers that hang together stay as they were if it is not worth it.
 
     Args:
         dropouts, consumers: with their names.
@@ -75,14 +85,42 @@ def settle(
                 if fault is not None and dropout is not None and dropout not in plan.refused:
                     plan.refused[dropout] = f"feeds {name!r}: {fault}"
                     settled = False
-    for consumer, feeding in sources.items():
-        for dropout in feeding:
-            if dropout is not None and dropout not in plan.refused:
+    for group in _connected(sources, plan.refused):
+        taking = {
+            consumer: (
+                seen.shares[next(iter(sources[consumer]))],  # type: ignore[index]
+                isinstance(consumer, nn.Linear) and _layouts(seen.calls[consumer], seen) == {_BATCH_FIRST},
+            )
+            for consumer in group
+        }
+        reason = worthless(taking)
+        for consumer, (p, batch_first) in taking.items():
+            for dropout in sources[consumer]:
+                assert dropout is not None
+                if reason is not None:
+                    plan.refused[dropout] = reason
+                    continue
                 plan.fed.setdefault(dropout, []).append(consumer)
-                plan.p[consumer] = seen.shares[dropout]
-                if isinstance(consumer, nn.Linear) and _layouts(seen.calls[consumer], seen) == {_BATCH_FIRST}:
+                plan.p[consumer] = p
+                if batch_first:
                     plan.batch_first.add(consumer)
+                if not seen.sequences:
+                    plan.notes.setdefault(dropout, "one mask for all rows of a call")
     return plan
+
+
+def _connected(
+    sources: Mapping[nn.Module, set[nn.Module | None]], refused: Mapping[nn.Module, str]
+) -> list[list[nn.Module]]:
+    """The layers that can take over what feeds them, those that share a dropout together."""
+    groups: list[tuple[list[nn.Module], set[nn.Module | None]]] = []
+    for consumer, feeding in sources.items():
+        if not feeding & refused.keys():
+            touching = [group for group in groups if group[1] & feeding]
+            groups = [group for group in groups if not group[1] & feeding]
+            layers = [layer for group in touching for layer in group[0]]
+            groups.append(([*layers, consumer], feeding.union(*(group[1] for group in touching))))
+    return [layers for layers, _ in groups]
 
 
 def _fault(calls: list[Call], consumer: nn.Module, seen: Observed, feasible: Feasible) -> str | None:
@@ -95,7 +133,8 @@ def _fault(calls: list[Call], consumer: nn.Module, seen: Observed, feasible: Fea
     if len(ps) > 1:
         return f"reads inputs dropped by {' and '.join(f'{p:g}' for p in sorted(ps))}"
     linear = isinstance(consumer, nn.Linear)
-    if reason := feasible(consumer, ps.pop(), linear and any(len(call.shape) == 2 for call in calls)):
+    stepwise = linear and bool(seen.sequences) and any(len(call.shape) == 2 for call in calls)
+    if reason := feasible(consumer, ps.pop(), stepwise):
         return reason
     return _unclear(calls, seen) if linear else None
 
@@ -122,7 +161,10 @@ def _layouts(calls: list[Call], seen: Observed) -> set[str]:
 
 
 def _layout(shape: tuple[int, ...], sequences: set[tuple[int, int]]) -> str:
-    """Which axis of an input is time, or why this cannot be told."""
+    """Which axis of an input is time, or why this cannot be told.
+
+    Without recurrent layers rows are those of a batch, as of one step.
+    """
     rows = shape[:-1]
     if len(rows) == 2:
         as_time_first, as_batch_first = rows in sequences, rows[::-1] in sequences
@@ -131,7 +173,7 @@ def _layout(shape: tuple[int, ...], sequences: set[tuple[int, int]]) -> str:
         if as_time_first or as_batch_first:
             return _TIME_FIRST if as_time_first else _BATCH_FIRST
     elif len(rows) == 1:
-        if any(batch == rows[0] for _, batch in sequences):
+        if not sequences or any(batch == rows[0] for _, batch in sequences):
             return _ONE_STEP
         if any(time * batch == rows[0] for time, batch in sequences):
             return "reads all steps as rows of one axis, so that they would share one mask"

@@ -88,10 +88,14 @@ def _same_along(kept: Tensor, counts: Tensor, axis: int) -> bool:
 
 @dataclass(frozen=True)
 class Call:
-    """A layer's input in one call: its shape, and the dropout whose output it is."""
+    """A layer's input in one call: its shape, and the dropout whose output it is.
+
+    ``steps`` are those of packed sequences, whose shape is that of their rows.
+    """
 
     shape: tuple[int, ...]
     source: nn.Module | None
+    steps: int | None = None
 
 
 @dataclass
@@ -336,7 +340,8 @@ class _Watch(TorchDispatchMode):
         for other in self._carried(rest):
             self._other(other, f"the state of {self._names[module]!r}")
         shape = tuple(data.shape) if isinstance(data, Tensor) else ()
-        self.seen.calls[module].append(Call(shape, carrier.source if carrier else None))
+        steps = len(read.batch_sizes) if isinstance(read, PackedSequence) else None
+        self.seen.calls[module].append(Call(shape, carrier.source if carrier else None, steps))
 
     def _note_sequence(self, module: nn.Module, read: Any) -> None:
         if isinstance(read, PackedSequence):

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from strop.functional import compiled, transforms
+from strop.functional import compiled, routes, transforms
 from strop.functional.autograd import (
+    autocast_dtype,
     autocast_to,
     cast,
     gradients_by_autograd,
@@ -19,6 +20,7 @@ from strop.functional.autograd import (
     without_autocast,
 )
 from strop.functional.checks import check_input, check_mask, check_operand
+from strop.functional.linear_costs import Sizes
 from strop.ops import dispatch, products
 from strop.ops.products import Keep
 from strop.pattern import Mask
@@ -97,4 +99,39 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, mask: Mask | N
             return compiled.linear_forward(x, weight, bias, *keep, bf16)
         if transforming():
             return transforms.linear(x, weight, bias, *keep, bf16)
-        return _Linear.apply(x.contiguous(), weight.contiguous(), bias, keep, bf16)
+        return by_kernels(x, weight, bias, keep, bf16)
+
+
+def linear_by_rule(x: Tensor, weight: Tensor, bias: Tensor | None, mask: Mask | None) -> Tensor:
+    """``linear``, by torch's product on a masked input where the rule says that this is faster."""
+    if mask is not None and mask.index is not None and _operator_is_faster(x, weight, mask):
+        steps, batch, features = x.shape
+        check_mask("mask", mask, steps, batch, features, x.device)
+        check_operand("weight", weight, (weight.shape[0], features), x)
+        check_operand("bias", bias, (weight.shape[0],), x)
+        return by_operator(x, weight, bias, mask)
+    return linear(x, weight, bias, mask)
+
+
+def _operator_is_faster(x: Tensor, weight: Tensor, mask: Mask) -> bool:
+    if (
+        (not x.is_cpu or x.dtype is not torch.float32 or x.dim() != 3 or not x.numel())
+        or (torch.compiler.is_compiling() or transforming() or autocast_dtype(x) is not None)
+        or (not dispatch.may_leave_kernels() or dispatch.select(x) != "native")
+    ):
+        return False
+    steps, batch, features = x.shape
+    return routes.linear(Sizes(features, len(weight), steps, batch, 1 / mask.scale)) == "operator"
+
+
+def by_kernels(x: Tensor, weight: Tensor, bias: Tensor | None, keep: Keep, bf16: bool = False) -> Tensor:
+    """The product on the columns that are kept."""
+    return _Linear.apply(x.contiguous(), weight.contiguous(), bias, keep, bf16)
+
+
+def by_operator(x: Tensor, weight: Tensor, bias: Tensor | None, mask: Mask) -> Tensor:
+    """torch's product on all columns, of an input times the mask.
+
+    What is dropped is zero whatever it was, as where it is never read.
+    """
+    return torch.nn.functional.linear(torch.where(mask.kept(), x, 0) * mask.scale, weight, bias)

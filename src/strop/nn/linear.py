@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from strop import functional
 from strop.functional.checks import check_tensor
+from strop.functional.linear import linear_by_rule
 from strop.nn.masks import check_block, pattern_template, repr_of_drops, with_probability
 from strop.nn.taken_over import drops_input, get_share, set_share, source_of
 from strop.pattern import Mask, Pattern, check_probability
@@ -82,7 +83,7 @@ class Linear(nn.Linear):
         if mask is None and not self._drops:
             return functional.linear(input, self.weight, self.bias)
         sequence, mask = self._dropped(input, mask)
-        y = functional.linear(sequence, self.weight, self.bias, mask)
+        y = linear_by_rule(sequence, self.weight, self.bias, mask)
         # Contiguous as torch's, of which models take a view.
         y = y.transpose(0, 1).contiguous() if self._swaps(input) else y
         return y.view(*input.shape[:-1], self.out_features)
