@@ -11,13 +11,14 @@ from strop.functional.autograd import autocast_dtype
 from strop.functional.checks import check_tensor
 from strop.functional.recurrence import States
 from strop.functional.stack import step
+from strop.nn.deployment import Unscripted
 from strop.nn.masks import Masks, check_block, pattern_template, repr_of_drops, with_probability
 from strop.nn.taken_over import drops_input, get_share, set_share, source_of
 from strop.ops.cells import CELLS
 from strop.pattern import Mask, Pattern, check_probability
 
 
-class _Drops(nn.RNNCellBase):
+class _Drops(Unscripted, nn.RNNCellBase):
     """Beside one of torch's cells: what it drops."""
 
     def _set_drops(

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from strop.functional.checks import check_mask
+from strop.nn.deployment import Unscripted
 from strop.nn.masks import check_block, pattern_template, repr_of_pattern, with_probability
 from strop.pattern import Mask, Pattern, check_probability
 
 
-class Dropout(nn.Module):
+class Dropout(Unscripted, nn.Module):
     """``torch.nn.Dropout`` with a pattern, where no product consumes the result and could skip columns.
 
     Args:

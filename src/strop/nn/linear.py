@@ -8,12 +8,13 @@ from torch import Tensor, nn
 from strop import functional
 from strop.functional.checks import check_tensor
 from strop.functional.linear import linear_by_rule
+from strop.nn.deployment import Unscripted
 from strop.nn.masks import check_block, pattern_template, repr_of_drops, with_probability
 from strop.nn.taken_over import drops_input, get_share, set_share, source_of
 from strop.pattern import Mask, Pattern, check_probability
 
 
-class Linear(nn.Linear):
+class Linear(Unscripted, nn.Linear):
     """``torch.nn.Linear`` with dropout on its input, in the product that consumes it.
 
     Takes the arguments of ``torch.nn.Linear`` in torch's order and, by keyword, what is dropped.

@@ -15,6 +15,7 @@ from strop.functional.autograd import autocast_dtype, exporting
 from strop.functional.dense import dense_stack
 from strop.functional.recurrence import check_batch_sizes
 from strop.functional.stack import stack
+from strop.nn.deployment import Unscripted
 from strop.nn.masks import (
     Masks,
     check_block,
@@ -29,7 +30,7 @@ from strop.ops.cells import CELLS
 from strop.pattern import Mask, Pattern, check_probability, draw_all
 
 
-class Recurrent(nn.RNNBase):
+class Recurrent(Unscripted, nn.RNNBase):
     """What LSTM, GRU and RNN share: torch's contract around a stack of layers.
 
     Each of them is one of torch's, too, for those who ask ``isinstance(layer, nn.LSTM)``.

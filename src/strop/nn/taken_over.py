@@ -7,10 +7,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from strop.nn.deployment import Unscripted
 from strop.pattern import Mask
 
 
-class Source:
+class Source(Unscripted):
     """What a dropout becomes whose work the layers behind it do: it gives its input as it is.
 
     Its ``p``, ``train()`` and ``eval()`` are obeyed by those layers: whoever schedules the share of a
