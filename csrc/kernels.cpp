@@ -237,21 +237,26 @@ template <int units, int rows>
 STROP_INLINE void plain_dot_tile(const float* x, int64_t x_stride, const float* w, int64_t w_stride, int64_t length,
                                  float* out, int64_t out_stride) {
   Vec sum[rows][units] = {};
-  int64_t j = 0;
-  for (; j + kWidth <= length; j += kWidth) {
+  const auto add = [&](int64_t j, const auto& lanes) __attribute__((always_inline)) {
     Vec d[rows];
 #pragma GCC unroll 4
-    for (int b = 0; b < rows; ++b) d[b] = in_register(load(x + b * x_stride + j));
+    for (int b = 0; b < rows; ++b) d[b] = in_register(lanes(load(x + b * x_stride + j)));
 #pragma GCC unroll 8
     for (int i = 0; i < units; ++i) {
-      const Vec wi = in_register(load(w + i * w_stride + j));
+      const Vec wi = in_register(lanes(load(w + i * w_stride + j)));
 #pragma GCC unroll 4
       for (int b = 0; b < rows; ++b) sum[b][i] += d[b] * wi;
     }
+  };
+  int64_t j = 0;
+  for (; j + kWidth <= length; j += kWidth) add(j, [](Vec v) __attribute__((always_inline)) { return v; });
+  if (j > 0 && j < length) {
+    add(length - kWidth, [&](Vec v) __attribute__((always_inline)) { return last_lanes(v, length - j); });
+    j = length;
   }
 #pragma GCC unroll 4
   for (int b = 0; b < rows; ++b) {
-    for (int i = 0; i < units; ++i) {
+    for (int i = 0; j < length && i < units; ++i) {  // fewer than a vector
       float rest = 0.0f;
       for (int64_t k = j; k < length; ++k) rest += x[b * x_stride + k] * w[i * w_stride + k];
       out[b * out_stride + i] += rest;

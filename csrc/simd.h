@@ -1,6 +1,7 @@
 // Vectors of STROP_WIDTH floats by the compiler's vector extensions: one source for every instruction set.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <cstring>
 #include <utility>
@@ -27,6 +28,20 @@ STROP_INLINE Vec set1(float x) { return x - Vec{}; }
 
 STROP_INLINE IVec bits(Vec v) { return reinterpret_cast<IVec>(v); }
 STROP_INLINE Vec floats(IVec v) { return reinterpret_cast<Vec>(v); }
+
+// Zeros, then as many lanes of ones.
+constexpr auto kLaneMasks = [] {
+  std::array<int32_t, 2 * kWidth> masks{};
+  for (int i = kWidth; i < 2 * kWidth; ++i) masks[i] = -1;
+  return masks;
+}();
+
+// The last `count` lanes of v, with zeros before them.
+STROP_INLINE Vec last_lanes(Vec v, int64_t count) {
+  IVec mask;
+  std::memcpy(&mask, kLaneMasks.data() + count, sizeof(mask));
+  return floats(bits(v) & mask);
+}
 
 // v, which the compiler is to keep in a register: GCC 12 else reads some again for each product.
 STROP_INLINE Vec in_register(Vec v) {
