@@ -38,7 +38,7 @@ HEAD = '''"""Constants of ``costs``, made by ``python benchmarks/routes.py fit``
 '''
 WAYS = ("operator", "kernels", "cells")
 _FEWEST = 10  # measurements to fit to
-_MOST_WORK = 2e9  # multiplications of one forward pass
+_MOST_WORK = 1e9  # multiplications of one forward pass
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def times(cases: dict[str, Callable[[], object]], seconds: float) -> dict[str, f
     for once in cases.values():
         once()
     start = perf_counter()
-    while len(next(iter(samples.values()))) < 5 or perf_counter() - start < seconds:
+    while len(next(iter(samples.values()))) < 3 or perf_counter() - start < seconds:
         for name, once in cases.items():
             begin = perf_counter()
             once()

@@ -50,6 +50,12 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
             yield Backend(name, torch.float32, dispatch.products(x), dispatch.recurrence(x))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_for_this_cpu(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Inductor's cache is this run's own: see docs/compile.md on caches and instruction sets."""
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(tmp_path_factory.mktemp("inductor"))
+
+
 @pytest.fixture(autouse=True)
 def _nothing_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     """What one test had timed is unknown to the next."""

@@ -74,3 +74,16 @@ def test_limits_reach_torch_and_its_libraries(name):
     assert found
     assert "avx512" not in found
     assert name == "avx2" or "avx2" not in found
+
+
+LAYOUT = (
+    "import torch; from strop.functional import compiled; print(compiled.layout('cpu', torch.float32, False))"
+)
+
+
+@pytest.mark.skipif(native.missing is not None, reason=f"no native kernels: {native.missing}")
+def test_graphs_for_one_instruction_set_are_told_from_those_for_another():
+    """Caches of compiled graphs find them by what stands in them: see ``test_compile`` for backends."""
+    found = [python(isa.limits(name), "-c", LAYOUT).stdout for name in ("avx2", "portable")]
+    assert all(found)
+    assert found[0] != found[1]

@@ -32,13 +32,15 @@ def _saved_like(layer: Layer, x: Tensor, hidden_size: int, projected: bool) -> t
 
 
 def layout(device: str, dtype: torch.dtype, projected: bool) -> str:
-    """How the backend of such operands lays out what it saves.
+    """How the backend of such operands lays out what it saves, and the CPU's instruction set.
 
     The compiler's caches outlive a process and go by what stands in a graph: without this the code that was
-    made for one backend, or release, would be taken for another.
+    made for one backend, release or instruction set would be taken for another. With torch 2.13 code made for
+    vectors of 8 floats, compiled again with AVX-512 on, writes beyond the ends of tensors.
     """
     saved = _saved_like(Layer(CELLS["LSTM"]), torch.empty(2, 3, 1, device=device, dtype=dtype), 5, projected)
-    return " ".join(f"{list(each.shape)} {each.dtype}" for each in saved)
+    made_for = torch.backends.cpu.get_cpu_capability()
+    return " ".join((*(f"{list(each.shape)} {each.dtype}" for each in saved), made_for))
 
 
 # For traced code to call it as it is: assume_constant_result, without the seconds to import torch._dynamo.
