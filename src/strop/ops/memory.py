@@ -32,9 +32,10 @@ class _Block:
 
 
 class Pool:
-    """Blocks by size; never holds more than half again of what was in use at one time.
+    """Blocks by size; never holds more than twice what was in use at one time.
 
-    The half is for results of different sizes that are in use one after another in every training step.
+    As much again is for results of different sizes that are in use one after another in every training step:
+    with half of that a language model of 10,000 words made 68 of its 117 MB anew in each.
     """
 
     def __init__(self) -> None:
@@ -70,7 +71,7 @@ class Pool:
         in_use = self._held - sum(block.size for block in idle) + size
         self._most_in_use = max(self._most_in_use, in_use)
         for block in sorted(idle, key=lambda block: block.used):
-            if self._held + size <= 1.5 * self._most_in_use:
+            if self._held + size <= 2 * self._most_in_use:
                 break
             self._drop(block)
 
