@@ -98,6 +98,21 @@ def test_gradcheck():
     assert torch.autograd.gradcheck(loss, (emissions, model.transitions, model.start, model.stop))
 
 
+def test_large_batches_have_gradients_of_the_same_bits_at_every_call_and_on_any_number_of_threads():
+    # 60,000 words: torch shares them among threads.
+    model, emissions = crf(17).float(), torch.randn(60, 1000, 17)
+    tags, lengths = torch.randint(17, (60, 1000)), torch.randint(1, 61, (1000,))
+    found = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(torch.autograd.grad(model(emissions, tags, lengths).sum(), list(model.parameters())))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(other, found[0], strict=True))
+
+
 def test_a_batch_is_its_sentences_one_by_one_whatever_is_in_the_padding():
     model = crf(7)
     emissions = torch.randn(9, 5, 7, dtype=torch.float64)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 import strop
+from strop.functional import routes
 from strop.tasks.tagging import DROPOUTS, PRESETS, Tagger, TaggingTask
 from strop.tasks.tagging.model import CharacterCNN
 
@@ -166,3 +167,27 @@ def test_a_batch_without_tags_has_no_probability(task):
     batch = task.vocabularies.encode([("a", "b")]).batch(torch.tensor([0]))
     with pytest.raises(ValueError, match=r"batch\.tags: None"):
         task.model(batch)
+
+
+@pytest.mark.parametrize("dropout", ["nr-st", "nr-rh-st"])
+def test_gradients_are_the_same_bits_at_every_call_and_on_any_number_of_threads(
+    corpus, tiny, dropout, monkeypatch
+):
+    # Torch's LSTM, which the rule takes for layers as small as this, promises less.
+    monkeypatch.setattr(routes, "cheapest", lambda sizes, phase, ways, *_: min(ways))
+    # 700 words of 120 numbers: from 32,768 on torch shares them among threads.
+    preset = replace(tiny, char_filters=120, batch=130)
+    gradients = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 2, 3):
+            torch.set_num_threads(threads)
+            task = TaggingTask(corpus, preset, dropout)
+            task.model.train()
+            torch.manual_seed(0)
+            task.loss(task.model, next(task.batches(0, 0)), None).loss.backward()
+            gradients.append({name: p.grad for name, p in task.model.named_parameters()})
+    finally:
+        torch.set_num_threads(before)
+    first, *others = gradients
+    assert [name for each in others for name in each if not torch.equal(each[name], first[name])] == []

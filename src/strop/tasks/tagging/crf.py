@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class CRF(nn.Module):
@@ -44,7 +45,9 @@ class CRF(nn.Module):
             raise ValueError(f"tags: shape {list(tags.shape)}; {list(emissions.shape[:2])} is needed")
         inside = _inside(emissions, lengths)
         unary = emissions.gather(2, tags.unsqueeze(2)).squeeze(2).masked_fill(~inside, 0).sum(0)
-        pairs = self.transitions[tags[:-1], tags[1:]].masked_fill(~inside[1:], 0).sum(0)
+        moves = tags[:-1] * len(self.start) + tags[1:]
+        pairs = functional.embedding(moves, self.transitions.view(-1, 1)).squeeze(2)
+        pairs = pairs.masked_fill(~inside[1:], 0).sum(0)
         last = tags.gather(0, lengths.unsqueeze(0) - 1).squeeze(0)
         return unary + pairs + self.start[tags[0]] + self.stop[last]
 
@@ -115,7 +118,8 @@ class _LogPartition(torch.autograd.Function):
         before, after = alpha + emissions, emissions + beta - z.unsqueeze(1)
         pairs = before[:-1].unsqueeze(3) + transitions + after[1:].unsqueeze(2)
         pairs = pairs.exp().masked_fill(~inside[1:, :, None, None], 0)
-        return unary, torch.einsum("tbij,b->ij", pairs, grad), unary[0].sum(0), last.sum(0), None
+        moves = (pairs.sum(0) * grad.view(-1, 1, 1)).sum(0)
+        return unary, moves, unary[0].sum(0), last.sum(0), None
 
 
 def _recursions(

@@ -135,7 +135,7 @@ class Tagger(nn.Module):
         """`[N, filters]`. A word's spelling is computed once, unless each occurrence has its own dropout."""
         if self.training and self.spelling.drop.p:
             return self.spelling(batch.characters[batch.forms])
-        return self.spelling(batch.characters)[batch.forms]
+        return functional.embedding(batch.forms, self.spelling(batch.characters))
 
     @torch.no_grad()
     def initialise(self, seed: int, vectors: Mapping[int, Sequence[float]] | None = None) -> None:

@@ -98,8 +98,6 @@ class TaggingTask:
             "preset": {name: value for name, value in asdict(preset).items() if name != "epochs"},
             "dropout": dropout,
             "data": _fingerprint(corpus, vectors),
-            # torch divides sums among threads: with others they round differently.
-            "threads": torch.get_num_threads(),
         }
 
     def batches(self, epoch: int, start: int) -> Iterator[Batch]:
