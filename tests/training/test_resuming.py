@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 from toy_run import ToyTask
 
 from strop.training import CheckpointError, LoopOptions, RunError, RunFolderError, Silent, train
@@ -106,6 +107,19 @@ def small_disk(bytes_left: int):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_run_goes_on_with_as_many_threads_as_it_had(tmp_path):
+    train(ToyTask(), options(tmp_path))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(before + 1)
+        other = rf"threads: {before} there, {before + 1} now\); nothing was changed; give these settings as"
+        with pytest.raises(CheckpointError, match=other):
+            train(ToyTask(), options(tmp_path, epochs=2, resume=True))
+    finally:
+        torch.set_num_threads(before)
+    assert train(ToyTask(), options(tmp_path, epochs=2, resume=True)).steps == 24
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ What was trained is read back by `strop.training.read_trained(folder)`: best wei
 
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -67,6 +67,8 @@ class Session:
         `strop.training.RunError` and ValueError.
         """
         options = self.options
+        # Torch's own choice as a number: whoever goes on, wherever, needs the same.
+        described = replace(options, threads=torch.get_num_threads()).describe()
         loop = LoopOptions(
             options.folder,
             epochs=epochs,
@@ -80,7 +82,7 @@ class Session:
             resume=options.resume,
             capture=options.capture,
             tensorboard=options.tensorboard,
-            description=with_digests(options.describe(), files or {}),
+            description=with_digests(described, files or {}),
             files=files or {},
             resume_hint=_resume(options.command, options.folder, self.world),
         )
@@ -95,6 +97,7 @@ def run(options: TrainOptions, title: str, body: Callable[[Session], Result]) ->
     """
     device = find_device(options.device)
     check_sizes(options)
+    _check_loop(options)
     use_threads(options.threads)
     if device.type == "cuda":
         # As cuDNN's layers by default: else those of the baseline alone would run on tensor cores.
@@ -108,6 +111,18 @@ def run(options: TrainOptions, title: str, body: Callable[[Session], Result]) ->
         if processes.leads:
             print(report(result))
     return 0
+
+
+def _check_loop(options: TrainOptions) -> None:
+    """Raises ValueError for what no loop can be asked for, before data is read and prepared."""
+    LoopOptions(
+        options.folder,
+        epochs=1 if options.epochs is None else options.epochs,
+        evaluations=options.evaluations,
+        log_steps=options.log_steps,
+        checkpoint_seconds=options.checkpoint_seconds,
+        patience=options.patience,
+    )
 
 
 def report(result: Result) -> str:

@@ -7,31 +7,31 @@ and generators, all kept in a checkpoint, so a run killed at any step and resume
 import math
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from strop.ops import dispatch
-from strop.training import generators, tree
+from strop.training import generators
+from strop.training.account import Account
 from strop.training.averaging import NtAsgd
-from strop.training.best import Best
 from strop.training.captured import CapturedSteps, recorder_for
-from strop.training.checkpoint import Checkpoint, CheckpointStore
-from strop.training.clock import StepClock
+from strop.training.checkpoint import CheckpointStore
 from strop.training.curves import CurveWriter
 from strop.training.distributed import World, stream_seed
-from strop.training.errors import CheckpointError, InterruptedRunError, NonFiniteError, RunError
+from strop.training.errors import InterruptedRunError, NonFiniteError, RunError
 from strop.training.folder import RunFolder
 from strop.training.identity import expect_same
-from strop.training.losses import Losses
 from strop.training.memory import reuse_freed_pages
-from strop.training.progress import Progress, Silent, Status, describe
+from strop.training.progress import Progress, Silent, describe
 from strop.training.run import LoopOptions, Result
 from strop.training.schedule import evaluation_steps
 from strop.training.signals import StopNow, StopSignal
-from strop.training.slowness import SlowSteps
+from strop.training.state import RunState
 from strop.training.step import Made, Step
 from strop.training.task import Task
 
@@ -60,23 +60,18 @@ class _Run:
         self.rates = [group["lr"] for group in task.optimizer.param_groups]
         self.total_steps = options.epochs * task.steps_per_epoch
         self.evaluate_at = evaluation_steps(options.evaluations, task.steps_per_epoch)
-        self.clock = StepClock(self.device)
-        self.step = self.evaluated = self.items = 0
-        self.best = Best(f"valid_{task.metric}", task.goal)
-        self.carry: Any = None
+        self.state = RunState(task, self.device)
+        self.account = Account(task, options, self.state)
         self.make_step: Step | None = None
         self.captured: CapturedSteps | None = None
         self.curve: CurveWriter | None = None
         self.batches: Iterator[Any] = iter(())
-        self.losses = Losses()
-        self.slow = SlowSteps()
-        self.saved_step = -1
         self.stopping = self.save_soon = False
 
     def result(self) -> Result:
         if self.device.type == "cpu":
             reuse_freed_pages()
-        with StopSignal(self.world.size == 1, self._lost) as self.signal:
+        with StopSignal(self.world.size == 1, self.account.left) as self.signal:
             self.folder = self._open_folder()
             try:
                 self._begin()
@@ -129,11 +124,11 @@ class _Run:
             self.folder.describe({**self.options.description, "measures": measures}, self.options.files)
             plot = f"valid_{self.task.metric}" if self.options.plot else None
             self.curve = CurveWriter(
-                self.folder.curve, self.step, self.options.tensorboard, plot, self.evaluated
+                self.folder.curve, self.state.step, self.options.tensorboard, plot, self.state.evaluated
             )
-        self.logged = (self.clock.total(), self.items)
-        self.last_save = self.session_start = time.monotonic()
-        self.session_step = self.step
+        self.account.begin()
+        self.last_save = time.monotonic()
+        self.began_at = self.state.step
 
     def _checkpoint(self) -> Path | None:
         """On the leader, the newest checkpoint that is sound, if the run is to go on from one."""
@@ -150,53 +145,32 @@ class _Run:
     def _restore(self, path: Path) -> None:
         saved = CheckpointStore(path.parent).load(path)
         expect_same(path, saved.identity, self._identity(), self.options.description)
-        if len(saved.ranks) != self.world.size:
-            raise CheckpointError(
-                f"{path}: written by {len(saved.ranks)} processes, now there are {self.world.size}; "
-                f"resume with torchrun --nproc-per-node {len(saved.ranks)}"
-            )
-        own = saved.ranks[self.world.rank]
-        self.task.model.load_state_dict(saved.weights)
-        self.task.optimizer.load_state_dict(saved.optimizer)
-        generators.restore(own["generators"], self.task.generators, self.device)
-        self.carry = tree.map_tensors(lambda tensor: tensor.to(self.device), own["carry"])
-        self.step = self.saved_step = saved.step
-        state = saved.progress
-        self.evaluated, self.items = state["evaluated"], state["items"]
-        self.best.row = dict(state["best"])
-        self.best.waited = state.get("waited", 0)  # 0 in checkpoints older than early stopping
-        self.losses.total, self.losses.items = state["loss"]
-        self.losses.recent = state["recent"]
-        # Checkpoints older than these have none.
-        self.losses.first = state.get("first", 0.0)
-        self.losses.logged_total, self.losses.logged_items = state.get("logged", (0.0, 0.0))
-        self.slow = SlowSteps(state.get("lost", 0.0))
-        # Checkpoints older than these medians have none.
-        self.clock.go_on_from(state["seconds"], state.get("phase_ms", {}))
-        if self.step > self.total_steps:
+        self.state.restore(path, saved, self.world)
+        if self.state.step > self.total_steps:
             raise RunError(
                 f"epochs: {self.options.epochs} are {self.total_steps} steps, "
-                f"but the run in {self.options.out} is at step {self.step} already"
+                f"but the run in {self.options.out} is at step {self.state.step} already"
             )
-        self.batches = self.task.batches(*self._position())
-        self.progress.say(f"resumed {self.options.out} at step {self.step}")
+        self.batches = self.task.batches(*self.state.position())
+        self.progress.say(f"resumed {self.options.out} at step {self.state.step}")
 
     # Running --------------------------------------------------------------------------------------
 
     def _loop(self) -> None:
         self.task.model.train()
         while True:
-            epoch, index = self._position()
-            ends_epoch = self.step > 0 and index == 0
+            epoch, index = self.state.position()
+            ends_epoch = self.state.step > 0 and index == 0
             try:
-                if self.evaluated < self.step and (ends_epoch or index in self.evaluate_at):
+                if self.state.evaluated < self.state.step and (ends_epoch or index in self.evaluate_at):
                     self._evaluate()
             except StopNow:
                 self.stopping = True
             given_up = self._given_up()
-            first = self.saved_step < 0 and self.evaluated > 0  # so that a curve without one has lost it
+            # So that a curve without a checkpoint has lost it.
+            first = self.state.saved < 0 and self.state.evaluated > 0
             due = ends_epoch or given_up or first or self.save_soon or self.stopping
-            if self.saved_step < self.step and due:
+            if self.state.saved < self.state.step and due:
                 self._save()
             if (ends_epoch or given_up) and self.curve is not None:
                 self.curve.draw()
@@ -204,48 +178,44 @@ class _Run:
                 raise self._interruption()
             if given_up:
                 self.progress.say(
-                    f"stopped early: no better {self.task.metric} in {self.best.waited} evaluations"
+                    f"stopped early: no better {self.task.metric} in {self.state.best.waited} evaluations"
                 )
-            if given_up or self.step >= self.total_steps:
+            if given_up or self.state.step >= self.total_steps:
                 return
-            if self.folder is not None and self.step == self.session_step:
+            if self.folder is not None and self.state.step == self.began_at:
                 self.folder.forget_report()
             if index == 0:
-                self.batches, self.carry = self.task.batches(epoch, 0), self.task.first_carry()
+                self.batches, self.state.carry = self.task.batches(epoch, 0), self.task.first_carry()
             self._train_step(epoch)
-
-    def _position(self) -> tuple[int, int]:
-        """Epoch, and number of the batch in it, of the next step."""
-        return divmod(self.step, self.task.steps_per_epoch)
 
     def _train_step(self, epoch: int) -> None:
         assert self.make_step is not None
         optimizer = self.task.optimizer
-        factor = self.task.schedule(epoch, self.step)
+        factor = self.task.schedule(epoch, self.state.step)
         for group, rate in zip(optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
         started = time.perf_counter()
-        self.clock.start()
+        self.state.clock.start()
         batch = next(self.batches)
-        self.clock.lap("data")
+        self.state.clock.lap("data")
         if self.captured is None:
-            made = self.make_step(batch, self.carry, self.clock.lap, self._note)
+            made = self.make_step(batch, self.state.carry, self.state.clock.lap, self._note)
         else:
-            made = self.captured(batch, self.carry, [group["lr"] for group in optimizer.param_groups])
-            self.clock.lap("graph")
+            made = self.captured(batch, self.state.carry, [group["lr"] for group in optimizer.param_groups])
+            self.state.clock.lap("graph")
             self._note(made)
-        self.carry = made.carry
-        self.step += 1
-        if self.device.type == "cpu" and (slow := self.slow.observe(time.perf_counter() - started)):
+        self.state.carry = made.carry
+        self.state.step += 1
+        if self.device.type == "cpu" and (slow := self.state.slow.observe(time.perf_counter() - started)):
             self.progress.say(slow)
-        if self.options.log_steps and self.step % self.options.log_steps == 0:
+        if self.options.log_steps and self.state.step % self.options.log_steps == 0:
             self._log()
         if self.progress.due():
-            self.progress.show(self._status())
+            self.progress.show(self.account.status())
 
     def _note(self, made: Made) -> None:
-        self.losses.note(self.step, made)
-        if self.device.type == "cpu" or self.losses.unseen >= _CHECK_EVERY:
+        self.state.losses.note(self.state.step, made)
+        if self.device.type == "cpu" or self.state.losses.unseen >= _CHECK_EVERY:
             self._check()
 
     def _check(self) -> None:
@@ -253,35 +223,35 @@ class _Run:
 
         Raises NonFiniteError, on a CPU before the step that would have spoilt the weights.
         """
-        if not self.losses.unseen:
+        if not self.state.losses.unseen:
             return
-        seen = self.losses.look()
+        seen = self.state.losses.look()
         due = time.monotonic() - self.last_save >= self.options.checkpoint_seconds
         said = [seen.total, seen.items, seen.spoilt is not None, self.signal.number is not None]
         total, items, spoilt, stop, save = self.world.sum([*said, due and self.world.leads])
         if seen.spoilt is not None:
-            raise NonFiniteError(self._spoilt(*seen.spoilt))
+            raise self._spoilt(*seen.spoilt)
         if spoilt:
-            raise NonFiniteError(f"another process met a loss that is not finite by step {self.step}")
-        self.losses.count(total, items, max(0.02, seen.steps / (self.step + 1)))
-        self.items += int(items)
+            raise NonFiniteError(f"another process met a loss that is not finite by step {self.state.step}")
+        self.state.losses.count(total, items, max(0.02, seen.steps / (self.state.step + 1)))
+        self.state.items += int(items)
         self.stopping, self.save_soon = bool(stop), bool(save)
-        if (wrong := self.losses.judge_scale(self.step)) is not None:
-            raise NonFiniteError(self._spoilt(wrong))
+        if (wrong := self.state.losses.judge_scale(self.state.step)) is not None:
+            raise self._spoilt(wrong)
 
     def _log(self) -> None:
         """A row of training losses, where no evaluation is about to add one."""
         self._check()
-        mean = self.losses.logged_mean()
-        _, index = self._position()
+        mean = self.state.losses.logged_mean()
+        _, index = self.state.position()
         if self.curve is None or index == 0 or index in self.evaluate_at:
             return
-        self.clock.settle()
-        self.curve.append(self._row(self.task.summary(mean)))
+        self.state.clock.settle()
+        self.curve.append(self.account.row(self.task.summary(mean)))
 
     def _evaluate(self) -> None:
         self._check()
-        self.clock.settle()
+        self.state.clock.settle()
         optimizer = self.task.optimizer
         with optimizer.averaged() if isinstance(optimizer, NtAsgd) else nullcontext():
             loss = self._judge()
@@ -296,68 +266,27 @@ class _Run:
         metrics = self.world.from_leader(metrics)
         value = metrics[self.task.metric]
         if not math.isfinite(value):
-            raise NonFiniteError(self._spoilt(f"the valid {self.task.metric} is {value:g}"))
-        summary = self.task.summary(self.losses.mean())
-        row = self._row(summary) | {f"valid_{name}": value for name, value in metrics.items()}
+            raise self._spoilt(f"the valid {self.task.metric} is {value:g}")
+        summary = self.task.summary(self.state.losses.mean())
+        row = self.account.row(summary) | {f"valid_{name}": value for name, value in metrics.items()}
         shown = {name: value for name, value in row.items() if name.startswith(("train_", "valid_"))}
         del shown["train_seconds"]
-        self.evaluated = self.step
-        better = self.best.observe(row)
+        self.state.evaluated = self.state.step
+        better = self.state.best.observe(row)
         if self.folder is not None and self.curve is not None:
             self.curve.append(row)
             if better:
-                self.folder.checkpoints.save_best(self.step, self.task.model.state_dict(), row)
+                self.folder.checkpoints.save_best(self.state.step, self.task.model.state_dict(), row)
         self.progress.say(f"epoch {row['epoch']:.2f} · {describe(shown)}{' · best so far' if better else ''}")
         return value if self.task.goal == "min" else -value
 
-    def _row(self, summary: Mapping[str, float]) -> dict[str, float]:
-        """Where training stands, for the curve; `summary` is that of its losses."""
-        seconds, items = self.clock.total(), self.items
-        logged, self.logged = self.logged, (seconds, items)
-        return {
-            "step": self.step,
-            "epoch": self.step / self.task.steps_per_epoch,
-            "train_seconds": seconds,
-            self.task.items: items,
-            f"{self.task.items}_per_second": (items - logged[1]) / max(seconds - logged[0], 1e-9),
-            "rate": self.task.optimizer.param_groups[0]["lr"],
-            **{f"train_{name}": value for name, value in summary.items()},
-        }
-
     def _save(self) -> None:
         self._check()
-        self.clock.settle()
-        state = {
-            "carry": self.carry,
-            "generators": generators.capture(self.task.generators, self.device),
-        }
-        ranks = self.world.gather(tree.to_bytes(state))
+        self.state.clock.settle()
+        ranks = self.world.gather(self.state.of_process())
         if self.folder is not None:
-            progress = {
-                "evaluated": self.evaluated,
-                "items": self.items,
-                "best": self.best.row,
-                "loss": [self.losses.total, self.losses.items],
-                "recent": self.losses.recent,
-                "first": self.losses.first,
-                "logged": [self.losses.logged_total, self.losses.logged_items],
-                "lost": self.slow.lost,
-                "waited": self.best.waited,
-                "seconds": self.clock.seconds,
-                "phase_ms": self.clock.medians_ms(),
-            }
-            self.folder.checkpoints.save(
-                Checkpoint(
-                    step=self.step,
-                    weights=self.task.model.state_dict(),
-                    optimizer=self.task.optimizer.state_dict(),
-                    ranks=ranks,
-                    progress=progress,
-                    identity=self._identity(),
-                    best_step=self.best.step,
-                )
-            )
-        self.saved_step = self.step
+            self.folder.checkpoints.save(self.state.checkpoint(ranks, self._identity()))
+        self.state.saved = self.state.step
         self.save_soon = False
         self.last_save = time.monotonic()
 
@@ -366,55 +295,25 @@ class _Run:
     def _finish(self) -> Result:
         test: dict[str, float] = {}
         if self.folder is not None:
-            assert self.best.step is not None
-            self.task.model.load_state_dict(self.folder.checkpoints.load_best(self.best.step))
+            assert self.state.best.step is not None
+            self.task.model.load_state_dict(self.folder.checkpoints.load_best(self.state.best.step))
             try:
                 with self.signal.interruptible():
                     test = self.task.evaluate("test")
             except StopNow:
                 raise self._interruption() from None
-        result = Result(
-            rows=self.curve.rows if self.curve is not None else [],
-            best=self.best.row,
-            test=self.world.from_leader(test),
-            steps=self.step,
-            train_seconds=self.clock.total(),
-            phase_seconds=dict(self.clock.seconds),
-            phase_ms=self.clock.medians_ms(),
-            items_per_second=self.items / self.clock.total(),
-            metric=self.task.metric,
-            goal=self.task.goal,
-            items=self.task.items,
-            folder=str(self.options.out),
-            lost_seconds=self.slow.lost,
-        )
+        rows = self.curve.rows if self.curve is not None else []
+        result = self.account.result(rows, self.world.from_leader(test))
         if self.folder is not None:
             self.folder.report(asdict(result))
         return result
 
     def _interruption(self) -> InterruptedRunError:
-        return InterruptedRunError(
-            f"stopped at step {self.step} of {self.total_steps}, all saved in {self.options.out}; "
-            f"to go on: {self.options.resume_hint}",
-            self.signal.number or signal.SIGINT,
-        )
+        return InterruptedRunError(self.account.stopped(), self.signal.number or signal.SIGINT)
 
-    def _lost(self) -> str:
-        """What leaving without saving loses."""
-        if self.saved_step < 0:
-            return f"left at step {self.step}: nothing was saved yet in {self.options.out}"
-        lost = self.step - self.saved_step
-        return (
-            f"left at step {self.step}; lost since the last checkpoint: {lost} step{'s' * (lost != 1)}; "
-            f"to go on from there: {self.options.resume_hint}"
-        )
-
-    def _spoilt(self, what: str, step: int | None = None) -> str:
+    def _spoilt(self, what: str, step: int | None = None) -> NonFiniteError:
         last = self.folder.checkpoints.latest() if self.folder is not None else None
-        return (
-            f"step {self.step if step is None else step}: {what}, so training was stopped; "
-            f"last good checkpoint: {last or 'none yet'}. A lower learning rate or tighter clipping may help"
-        )
+        return NonFiniteError(self.account.spoilt(what, last, step))
 
     # Odds and ends --------------------------------------------------------------------------------
 
@@ -426,22 +325,10 @@ class _Run:
             # No word of it in older checkpoints.
             **({"bf16": True} if self.options.bf16 else {}),
             "device": self.device.type,
+            # With others torch's operators divide their sums otherwise, which rounds differently.
+            **({"threads": torch.get_num_threads()} if self.device.type == "cpu" else {}),
             "steps_per_epoch": self.task.steps_per_epoch,
         }
 
     def _given_up(self) -> bool:
-        return self.options.patience is not None and self.best.waited >= self.options.patience
-
-    def _status(self) -> Status:
-        took = time.monotonic() - self.session_start
-        done = self.step - self.session_step
-        return Status(
-            step=self.step,
-            steps=self.total_steps,
-            epoch=self.step / self.task.steps_per_epoch,
-            epochs=self.options.epochs,
-            metrics=self.task.summary(self.losses.recent),
-            items=self.task.items,
-            items_per_second=self.items / max(self.clock.total(), 1e-9),
-            seconds_left=took / done * (self.total_steps - self.step) if done else math.nan,
-        )
+        return self.options.patience is not None and self.state.best.waited >= self.options.patience

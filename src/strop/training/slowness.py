@@ -36,7 +36,8 @@ class SlowSteps:
         self._told_at = self.lost
         return (
             f"{self.lost:.0f} s lost in steps that took more than {_MANY:g} times the usual "
-            f"{1e3 * self._usual:.0f} ms{_load()}: end other work on this machine, or resume with --threads 1"
+            f"{1e3 * self._usual:.0f} ms{_load()}: end other work on this machine; "
+            "a run with --threads 1 suffers least"
         )
 
 
