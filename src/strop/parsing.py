@@ -8,6 +8,7 @@ import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, make_dataclass
+from itertools import pairwise
 from typing import Annotated, Any, get_type_hints
 
 import tyro
@@ -18,7 +19,8 @@ _ATTRIBUTE = re.compile(r"^(\w+): (.*)$")
 
 def parse(kind: Any, prog: str, arguments: Sequence[str], default: Any = None) -> Any:
     """The options in `arguments`, all others as in `default` or in the class. Ends the process for
-    `--help`, and with status 2 for words that are no options."""
+    `--help`, and with status 2 for words that are no options. Raises ValueError for an empty word."""
+    _expect_values(arguments)
     if not {"-h", "--help"}.isdisjoint(arguments):
         print(describe(kind), end="\n\n")  # tyro would make one line of each paragraph
     groups: Mapping[str, Sequence[str]] | None = getattr(kind, "groups", None)
@@ -34,6 +36,14 @@ def parse(kind: Any, prog: str, arguments: Sequence[str], default: Any = None) -
     parts = tyro.cli(_grouped(kind, groups, default), **settings)
     chosen = {name: getattr(getattr(parts, group), name) for group, names in groups.items() for name in names}
     return kind(**chosen)
+
+
+def _expect_values(arguments: Sequence[str]) -> None:
+    """Raises ValueError for an empty word: as a path it would be the current folder, which nobody named."""
+    for before, word in pairwise(["", *arguments]):
+        if word == "" or (word.startswith("--") and word.endswith("=")):
+            name = word.removesuffix("=") or (before if before.startswith("--") else "argument")
+            raise ValueError(f"{name}: empty; give a value, or leave it out")
 
 
 def describe(kind: Any) -> str:
