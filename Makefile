@@ -14,7 +14,7 @@ INSTALLED := $(VENV)/.installed
 FOR_COMMANDS := $(VENV)/.installed-recipes
 EDITABLE := $(PIP) install --quiet --no-build-isolation \
 	--config-settings=cmake.define.CMAKE_COMPILE_WARNING_AS_ERROR=$(WERROR) --editable
-SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*) $(wildcard tools/*.py)
+SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*) tools/environment.py tools/strop_build.py
 
 .PHONY: install install-recipes demo test lint docs format sanitize wheel check-install bench gpu gpu-train results clean
 

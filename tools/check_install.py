@@ -1,110 +1,175 @@
-"""Installs strop in the ways that docs/install.md names, and trains a step with it from another folder.
+"""Installs strop in the ways that docs/install.md names, each in an environment of its own, and trains there.
 
-    python tools/check_install.py [WAY ...]      isolated, wheel; all without arguments
+    python tools/check_install.py [WAY ...]      readme and wheel without arguments
 
-`make` itself is the third way, which this Python's environment comes from. The other two get an environment
-of their own, with the torch of this one and nothing else of it. Needs the package index for the tools of an
-isolated build; where that cannot be reached, the way is passed over, and told."""
+readme      the README's own lines, from a copy of the sources: `pip install .` beside a torch, with build
+            isolation, downloading no second torch; then the commands and the Python (tools/readme_lines.py)
+wheel       a wheel, where there is torch alone; one training step in another folder
+torch==2.10 the same wheel beside that version of torch, which pip gets from its index: up to 3 GB
+
+`make` itself is the third way, which this Python's environment comes from. The others are given this one's
+torch, and nothing else of it. Building in isolation needs the package index for its tools: where that cannot
+be reached, the README's lines run with the wheel in place of their installation, and it is told.
+"""
 
 import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+from packaging.requirements import Requirement
+from readme_lines import follow
+
 ROOT = Path(__file__).parents[1]
-HERE = Path(sysconfig.get_paths()["purelib"])
-# What is strop's own, or builds it.
-LEFT_OUT = ("strop", "_strop", "_editable_skbc_strop", "__editable__", "scikit_build_core", "cmake", "ninja")
+# What make gives a built environment: nothing of it may show in another.
+FOREIGN = ("PYTHONPATH", "VIRTUAL_ENV", "STROP_TORCH", "STROP_NATIVE_LIBRARY")
 STEP = """
-import torch, strop
+import importlib.metadata, torch, strop
 from strop.ops import native
 assert native.missing is None, native.missing
+assert strop.__version__ == importlib.metadata.version("strop")
 lstm = strop.LSTM(8, 16, num_layers=2, dropout=0.5, recurrent_dropout=0.5)
+before = [parameter.detach().clone() for parameter in lstm.parameters()]
 y, _ = lstm(torch.randn(5, 3, 8))
 y.sum().backward()
 torch.optim.SGD(lstm.parameters(), 0.1).step()
+assert not any(map(torch.equal, before, lstm.parameters()))
 print(f"strop {strop.__version__} in {strop.__path__[0]}, torch {torch.__version__}, {native.describe()}")
 """
 
 
-def environment(folder: Path) -> Path:
-    """The Python of a new virtual environment that has the packages of this one, strop excepted."""
-    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    site = next((folder / "lib").glob("python*")) / "site-packages"
-    for entry in HERE.iterdir():
-        if not entry.name.startswith(LEFT_OUT) and not (site / entry.name).exists():
-            if entry.is_dir():
-                shutil.copytree(entry, site / entry.name, copy_function=_link, symlinks=True)
-            else:
-                _link(entry, site / entry.name)
-    return folder / "bin" / "python"
+class Environment:
+    """A new virtual environment in `folder`.
+
+    Args:
+        like_here: requirements that get the packages of this Python's environment: nothing is downloaded.
+    """
+
+    def __init__(self, folder: Path, *like_here: str) -> None:
+        self.bin = folder / "bin"
+        self.variables = {name: value for name, value in os.environ.items() if name not in FOREIGN}
+        self.variables["PATH"] = f"{self.bin}{os.pathsep}{self.variables['PATH']}"
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        site = next((folder / "lib").glob("python*")) / "site-packages"
+        for place in sorted({place for name in like_here for place in _closure(Requirement(name), set())}):
+            for file in distribution(place).files or ():
+                source, target = Path(str(file.locate())), site / str(file)
+                if ".." not in file.parts and source.is_file() and not target.exists():
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    _link(source, target)
+
+    def run(self, *words: object, folder: Path) -> str:
+        """What a command prints, on both streams. Raises RuntimeError, with that, where it fails."""
+        done = subprocess.run(
+            list(map(str, words)),
+            cwd=folder,
+            env=self.variables,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(map(str, words))}: status {done.returncode}\n{done.stdout}")
+        return done.stdout
+
+    def pip(self, *words: object, folder: Path = ROOT) -> str:
+        return self.run(self.bin / "python", "-m", "pip", *words, folder=folder)
 
 
-def _link(source: object, target: object) -> None:
+def _closure(wanted: Requirement, seen: set[str]) -> Iterator[str]:
+    """The installed packages that `wanted` needs, by name."""
+    extras = wanted.extras or {""}
+    if (key := str(wanted)) in seen:
+        return
+    seen.add(key)
     try:
-        os.link(str(source), str(target))
+        found = distribution(wanted.name)
+    except PackageNotFoundError:
+        return
+    if wanted.name != "strop":
+        yield wanted.name
+    for line in found.requires or ():
+        needed = Requirement(line)
+        if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in extras):
+            yield from _closure(needed, seen)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
     except OSError:  # another disk
-        shutil.copy2(str(source), str(target))
+        shutil.copy2(source, target)
 
 
-def pip(python: Path, *words: str) -> str:
-    """What pip prints. Raises RuntimeError, with that."""
-    done = subprocess.run([python, "-m", "pip", *words], cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(done.stdout + done.stderr)
-    return done.stdout + done.stderr
-
-
-def isolated(folder: Path) -> None:
-    """`pip install .`, with build isolation, beside a torch: no second one is downloaded."""
-    python = environment(folder / "isolated")
-    said = pip(python, "install", "--verbose", "--no-cache-dir", ".")
-    fetched = [line.strip() for line in said.splitlines() if "Downloading" in line or "Using cached" in line]
-    if large := [line for line in fetched if "torch-" in line or "nvidia" in line]:
-        raise RuntimeError(f"downloaded beside the torch that was there: {large}")
-    step(python, folder)
+def built(folder: Path) -> Path:
+    """The wheel that `make wheel` leaves, built anew."""
+    shutil.rmtree(ROOT / "dist", ignore_errors=True)
+    Environment(folder / "nothing").run("make", "wheel", f"PYTHON={sys.executable}", folder=ROOT)
+    (wheel,) = (ROOT / "dist").glob("strop-*.whl")
+    return wheel
 
 
 def wheel(folder: Path) -> None:
-    """A wheel, in an environment that has torch alone."""
-    pip(Path(sys.executable), "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), ".")
-    python = environment(folder / "wheel")
-    (built,) = folder.glob("strop-*.whl")
-    pip(python, "install", "--no-index", "--no-deps", str(built))
-    step(python, folder)
+    there = Environment(folder / "wheel", "torch", "numpy")
+    there.pip("install", "--no-index", "--no-deps", built(folder))
+    step(there, folder)
 
 
-def step(python: Path, folder: Path) -> None:
-    subprocess.run([python, "-c", STEP], cwd=folder, check=True, env=_bare())
-    for words in (["--version"], ["train", "lm", "--help"]):
-        subprocess.run(
-            [python, "-m", "strop", *words], cwd=folder, check=True, env=_bare(), stdout=subprocess.DEVNULL
-        )
+def beside(requirement: str, folder: Path) -> None:
+    there = Environment(folder / "other")
+    there.pip("install", requirement, "numpy")
+    there.pip("install", "--no-index", "--no-deps", built(folder))
+    step(there, folder)
 
 
-def _bare() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+def step(there: Environment, folder: Path) -> None:
+    print(there.run(there.bin / "python", "-c", STEP, folder=folder).strip(), flush=True)
+    assert there.run(there.bin / "strop", "--version", folder=folder).startswith("strop ")
 
 
-def reachable() -> bool:
+def readme(folder: Path) -> None:
+    sources = folder / "strop"
+    for name in subprocess.check_output(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, text=True
+    ).split("\0"):
+        if name and (ROOT / name).exists():
+            (sources / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, sources / name)
+    there = Environment(folder / "own", "torch", "strop[recipes]")
+    there.variables |= {"PIP_VERBOSE": "1", "PIP_NO_CACHE_DIR": "1"}
+    install: Callable[[str], str] = lambda line: there.run("bash", "-ec", line, folder=sources)  # noqa: E731
+    if not reachable(there):
+        print("check-install: the package index cannot be reached: the wheel is installed instead")
+        install = partial(_instead, there, built(folder))
+    follow(sources, folder, there.variables, install)
+    step(there, folder)
+
+
+def _instead(there: Environment, wheel: Path, line: str) -> str:
+    return there.pip("install", "--no-index", "--no-deps", "--force-reinstall", wheel)
+
+
+def reachable(there: Environment) -> bool:
     """Whether the package index answers pip."""
     with tempfile.TemporaryDirectory() as folder:
         words = ["download", "--quiet", "--no-deps", "--dest", folder, "scikit-build-core"]
-        return subprocess.run([sys.executable, "-m", "pip", *words], capture_output=True).returncode == 0
+        done = subprocess.run(
+            [there.bin / "python", "-m", "pip", *words], env=there.variables, capture_output=True
+        )
+        return done.returncode == 0
 
 
 def main() -> int:
-    ways = {"isolated": isolated, "wheel": wheel}
+    ways = {"readme": readme, "wheel": wheel}
     for name in sys.argv[1:] or ways:
-        if name == "isolated" and not reachable():
-            print("check-install: isolated: passed over, as the package index cannot be reached")
-            continue
+        print(f"check-install: {name}", flush=True)
         with tempfile.TemporaryDirectory() as folder:
-            print(f"check-install: {name}", flush=True)
-            ways[name](Path(folder))
+            ways.get(name, partial(beside, name))(Path(folder))
     return 0
 
 
