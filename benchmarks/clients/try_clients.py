@@ -1,118 +1,134 @@
 """Converts models of projects that train recurrent networks, as installed from the package registry.
 
     python -m venv clients && clients/bin/pip install -r benchmarks/clients/requirements.txt
-    clients/bin/pip install --no-deps supar && clients/bin/pip install .
-    clients/bin/python benchmarks/clients/try_clients.py [NAME ...]
+    clients/bin/pip install --no-deps joeynmt OpenNMT-py recbole supar
+    clients/bin/pip install . && clients/bin/python benchmarks/clients/try_clients.py [NAME ...]
 
-Each model is made with its own constructor and converted by one line. Results in evaluation are compared by
-``strop.convert`` itself. Forward and backward are timed before and after, in turn:
-with the native kernels only, which ``pip install .`` builds. A project that is not installed is named and
-passed over. Nothing is downloaded.
+Each model of ``clients.py`` is made with its own constructor and converted by one line, once with the
+dropouts that it has and once with recurrent dropout added; ``strop.convert`` itself compares the results in
+evaluation. Forward and backward of all three are timed in turn, with the native kernels that ``pip install
+.`` builds. Rows are appended to ``benchmarks/results/clients.csv``; ``--table`` prints what the file has last
+of each project as the table of docs/convert.md. A project that cannot be imported is named and passed over.
+Nothing is downloaded.
 """
 
 from __future__ import annotations
 
-import sys
-import time
+import argparse
+import csv
+import os
 import warnings
-from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import asdict
 from importlib.metadata import version
-from statistics import median
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from clients import CLIENTS, Client
+from torch import nn
 
 import strop
-from strop.conversion.watch import tensors
+from strop.bench import machine
+from strop.bench.measure import Case, Percentiles, interleave, now
+from strop.conversion.watch import arguments, tensors
 
-Made = tuple[nn.Module, Any]
-
-
-def supar() -> Made:
-    from supar.modules import VariationalLSTM
-
-    x = nn.utils.rnn.pack_sequence([torch.randn(n, 100) for n in (40, 35, 30, 12)])
-    return VariationalLSTM(100, 200, num_layers=2, bidirectional=True, dropout=0.33), (x,)
+CSV = Path(__file__).parents[1] / "results" / "clients.csv"
+CPU = torch.device("cpu")
 
 
-def pytorch_forecasting() -> Made:
-    from pytorch_forecasting.models.nn.rnn import LSTM
+def step(model: nn.Module, given: Any) -> Case:
+    """Forward, and backward of all outputs."""
+    args, kwargs = arguments(given)
 
-    return LSTM(64, 256, num_layers=2, dropout=0.3, batch_first=True), torch.randn(32, 40, 64)
+    def once(_: int) -> dict[str, float]:
+        start = now(CPU)
+        outputs = [each for each in tensors(model(*args, **kwargs)) if each.requires_grad]
+        torch.autograd.backward(outputs, [torch.ones_like(each) for each in outputs])
+        taken = now(CPU) - start
+        model.zero_grad()
+        return {"step": taken}
+
+    return once
 
 
-def flair() -> Made:
-    from flair.nn import LockedDropout
+def measure(client: Client, seconds: float) -> dict[str, Any] | None:
+    """The row of a project; None if it is not here."""
+    torch.manual_seed(0)
+    try:
+        model, given = client.make()
+    except Exception as error:
+        print(f"{client.package}: cannot be made here: {type(error).__name__}: {error}")
+        return None
+    models = {"own": deepcopy(model), "added": deepcopy(model)}
+    report = strop.convert(models["own"], example_inputs=given)
+    with_states = strop.convert(models["added"], recurrent_dropout=0.5, example_inputs=given)
+    cases = {name: step(each.train(), given) for name, each in {"torch": model, **models}.items()}
+    samples = interleave(cases, seconds)
+    ms = {name: Percentiles.of([1e3 * each for each in own["step"]]).p50 for name, own in samples.items()}
+    print(f"\n{client.package} {version(client.package)}\n{with_states}")
+    row: dict[str, Any] = {"package": client.package, "version": version(client.package)}
+    row |= {"what": client.what, "swapped": len(report.swapped), "taken_over": len(report.taken_over)}
+    row |= {"taken_over_added": len(with_states.taken_over)}
+    row |= {f"{name}_ms": f"{each:.4g}" for name, each in ms.items()}
+    row |= {f"gain_{name}": f"{ms['torch'] / ms[name]:.3f}" for name in ("own", "added")}
+    print(f"own dropout {row['gain_own']}x, recurrent dropout added {row['gain_added']}x")
+    return {**row, **asdict(machine.provenance(CPU))}
 
-    class Tagger(nn.Module):
-        """The order of flair's SequenceTagger, of its own parts."""
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.locked, self.rnn = (
-                LockedDropout(0.5),
-                nn.LSTM(300, 256, batch_first=True, bidirectional=True),
+def table() -> str:
+    """The table of the documentation."""
+    with CSV.open(newline="") as file:
+        rows = {(row["package"], row["isa"]): row for row in csv.DictReader(file)}
+    lines = [
+        "| project | what | by | swapped, taken over | own dropout | recurrent dropout added |",
+        "|---|---|---|---|---|---|",
+    ]
+    for client in CLIENTS:
+        found = [rows[key] for isa in ("avx2", "avx512") if (key := (client.package, isa)) in rows]
+        if found:
+            last = found[-1]
+            gains = [
+                ", ".join(f"{float(row[f'gain_{name}']):.2f}" for row in found) for name in ("own", "added")
+            ]
+            done = f"{last['swapped']}, {last['taken_over']}"
+            lines.append(
+                f"| {client.package} {last['version']} | {client.what} | `{client.recipe}` | {done} | "
+                f"{gains[0]} | {gains[1]} |"
             )
-            self.linear = nn.Linear(512, 20)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.linear(self.locked(self.rnn(self.locked(x))[0]))
-
-    return Tagger(), torch.randn(32, 30, 300)
+    return "\n".join(lines)
 
 
-def stanza() -> Made:
-    from stanza.models.common.packed_lstm import PackedLSTM
-
-    x = nn.utils.rnn.pack_sequence([torch.randn(n, 100) for n in (40, 35, 30, 12)])
-    return PackedLSTM(100, 200, 2, bias=True, batch_first=True, dropout=0.5, bidirectional=True), (
-        x,
-        [40, 35, 30, 12],
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-
-
-CLIENTS: dict[str, tuple[str, Callable[[], Made]]] = {
-    "supar": ("supar", supar),
-    "pytorch-forecasting": ("pytorch-forecasting", pytorch_forecasting),
-    "flair": ("flair", flair),
-    "stanza": ("stanza", stanza),
-}
-
-
-def step(model: nn.Module, given: Any) -> float:
-    args = given if isinstance(given, tuple) else (given,)
-    start = time.perf_counter()
-    outputs = [each for each in tensors(model(*args)) if each.requires_grad]
-    torch.autograd.backward(outputs, [torch.ones_like(each) for each in outputs])
-    return time.perf_counter() - start
-
-
-def main(names: list[str]) -> None:
+    parser.add_argument("names", nargs="*", help="packages; all if not given")
+    parser.add_argument("--seconds", type=float, default=4.0, help="how long to measure each")
+    parser.add_argument("--dry", action="store_true", help="do not append to the results")
+    parser.add_argument("--table", action="store_true", help="print the table of the documentation alone")
+    options = parser.parse_args()
+    if options.table:
+        print(table())
+        return
     warnings.simplefilter("ignore")
-    for name in names or CLIENTS:
-        package, make = CLIENTS[name]
-        try:
-            model, given = make()
-        except Exception as error:
-            print(f"{name}: cannot be made here: {type(error).__name__}: {error}")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+    for client in CLIENTS:
+        if options.names and client.package not in options.names:
             continue
-        converted = deepcopy(model)
         try:
-            report = strop.convert(converted, recurrent_dropout=0.5, example_inputs=given)
-            times = [(step(model.train(), given), step(converted.train(), given)) for _ in range(12)][2:]
+            row = measure(client, options.seconds)
         except Exception as error:
-            print(f"{name} {version(package)}: {type(error).__name__}: {error}")
+            print(f"{client.package}: {type(error).__name__}: {error}")
             continue
-        before, after = (median(each) for each in zip(*times, strict=True))
-        done = f"{len(report.swapped)} layers swapped, {len(report.taken_over)} dropouts taken over"
-        milliseconds = f"{1e3 * before:.1f} to {1e3 * after:.1f} ms"
-        print(f"{name} {version(package)}: {done}, {before / after:.2f}x ({milliseconds})")
-        for entry in report.left:
-            if entry.concerned:
-                print(f"  {entry.name} ({entry.before}): {entry.why}")
+        if row is not None and not options.dry:
+            new = not CSV.exists()
+            with CSV.open("a", newline="") as file:
+                writer = csv.DictWriter(file, row)
+                if new:
+                    writer.writeheader()
+                writer.writerow(row)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -61,6 +61,11 @@ TAKEN = {
     "packed in any order": lambda m, x: m.rnn(
         pack_padded_sequence(m.drop(x), torch.tensor([2, 5, 3]), enforce_sorted=False)
     )[0],
+    "rows of a packed sequence": lambda m, x: m.rnn(
+        (lambda packed: packed._replace(data=m.drop(packed.data)))(
+            pack_padded_sequence(x, torch.tensor([5, 3, 2]))
+        )
+    )[0],
     "the last step": lambda m, x: m.fc(m.drop(m.rnn(x)[1][0][-1])),
 }
 
@@ -117,6 +122,11 @@ LEFT = {
         "its output also goes into nothing that convert can see",
     ),
     "a function": (lambda m, x: m.rnn(torch.relu(m.drop(x))), "its output also goes into relu"),
+    "joined in time": (lambda m, x: m.rnn(torch.cat((m.drop(x), x))), "its output also goes into cat"),
+    "joined with other units": (
+        lambda m, x: m.fc(torch.cat((m.drop(x)[..., :2], x[..., 2:]), -1)),
+        "its output also goes into slice",
+    ),
     "another dropout": (
         lambda m, x: m.rnn(m.drop(m.drop(x))),
         "its output also goes into another dropout, 'drop'",
