@@ -91,6 +91,14 @@ def test_what_was_meant_is_suggested_in_one_line(words, suggested, capsys):
     assert f"no such command: strop {' '.join(words)}; did you mean: {suggested}?" in line
 
 
+@pytest.mark.parametrize(
+    ("words", "typed"), [(["help", "trian"], "trian"), (["train lm"], "'train lm'"), ([""], "''")]
+)
+def test_what_was_typed_is_repeated_as_it_was_typed(words, typed, capsys):
+    assert cli.main(words) == 2
+    assert f"no such command: strop {typed}; " in capsys.readouterr().err
+
+
 def test_help_is_a_command_too(capsys):
     assert cli.main(["help"]) == 0
     assert "train lm" in capsys.readouterr().out
@@ -215,6 +223,26 @@ def test_a_users_mistake_is_one_clear_line(words, message, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert message in lines[-1]
     assert not any(line.startswith("Traceback") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("STROP_ISA", "nothing", "STROP_ISA=nothing is not available"),
+        ("STROP_BACKEND", "nothing", "backend must be one of reference, native, triton, got 'nothing'"),
+        ("STROP_BACKEND", "triton", "backend 'triton' was asked for and cannot run: "),
+    ],
+)
+def test_a_backend_that_cannot_run_is_one_clear_line(variable, value, message, text, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "strop", *arguments(text, tmp_path / "run")],
+        env={**os.environ, variable: value, "TRITON_INTERPRET": "0", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2, done
+    assert message in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("shape", [(2**50,), (2**40, 2**20), (2**40, 2**40), None], ids=str)

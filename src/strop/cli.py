@@ -9,6 +9,7 @@ override. Options with an `environment` want a process that has these variables.
 import difflib
 import importlib
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -194,10 +195,11 @@ def _start_anew(words: list[str], environment: Mapping[str, str]) -> None:
 def _overview(words: list[str]) -> int:
     """The commands, or those that begin with the words given; help if asked for, else a complaint."""
     asked = not words or not _HELP.isdisjoint(words)
+    typed = shlex.join(words[:-1] if words[-1:] == ["--help"] else words)
     given = tuple(word for word in words if not word.startswith("-"))
     names = [name for name in _COMMANDS if name[: len(given)] == given]
     if not names or (given == () and not asked):
-        what = f"no such command: strop {' '.join(words)}"
+        what = f"no such command: strop {typed}"
         return _fail(f"{what}; {_suggestion(given)}strop --help lists the commands")
     lines = [
         "usage: strop COMMAND [options]",
@@ -211,7 +213,7 @@ def _overview(words: list[str]) -> int:
         print("\n".join(lines))
         return 0
     print("\n".join(lines), file=sys.stderr)
-    return _fail(f"incomplete command: strop {' '.join(words)}")
+    return _fail(f"incomplete command: strop {typed}")
 
 
 def _suggestion(given: tuple[str, ...]) -> str:
@@ -226,6 +228,9 @@ def _suggestion(given: tuple[str, ...]) -> str:
 def _status(error: Exception) -> int | None:
     """The exit status for what the user can put right; None for what only strop's authors can."""
     if _lacks_memory(error):
+        return 2
+    # An error of a module that was never loaded has not been raised.
+    if (dispatch := sys.modules.get("strop.ops.dispatch")) and isinstance(error, dispatch.BackendError):
         return 2
     try:
         from strop.training import InterruptedRunError, RunError

@@ -83,17 +83,21 @@ def available(name: str) -> bool:
     return why_not(name) is None
 
 
+class BackendError(RuntimeError):
+    """What was asked for, by a variable or `use`, cannot run here."""
+
+
 @contextmanager
 def use(name: str) -> Iterator[None]:
     """Run everything on the backend called ``name``.
 
     Raises:
-        RuntimeError: that backend is not available.
+        BackendError: that backend is not available.
     """
     global _forced
     reason = why_not(name)
     if reason is not None:
-        raise RuntimeError(f"backend {name!r} is not available here: {reason}")
+        raise BackendError(f"backend {name!r} is not available here: {reason}")
     before, _forced = _forced, name
     try:
         yield
@@ -127,13 +131,13 @@ def select(x: Tensor) -> str:
     """The name of the backend for operands like ``x``.
 
     Raises:
-        RuntimeError: the one that was asked for cannot run on them.
+        BackendError: the one that was asked for cannot run on them.
     """
     name = asked()
     if name:
         reason = why_not(name, x)
         if reason is not None:
-            raise RuntimeError(f"backend {name!r} was asked for and cannot run: {reason}")
+            raise BackendError(f"backend {name!r} was asked for and cannot run: {reason}")
         return name
     # On a CPU Triton's interpreter is for tests, and runs only if it is asked for.
     fastest = "triton" if x.device.type == "cuda" else "native"
@@ -141,7 +145,7 @@ def select(x: Tensor) -> str:
     if reason is None:
         return fastest
     if fastest == "native" and native.missing is not None and os.environ.get("STROP_ISA"):
-        raise RuntimeError(f"STROP_ISA asks for native kernels, which cannot run: {native.missing}")
+        raise BackendError(f"STROP_ISA asks for native kernels, which cannot run: {native.missing}")
     if x.device.type != "meta":  # which takes no time
         _log_once(reason)
     return "reference"
