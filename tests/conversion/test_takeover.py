@@ -274,11 +274,33 @@ def test_a_dropout_within_a_compiled_function_is_seen():
     assert why(model(lambda m, x: m.rnn(dropped(m, x) + 1))) == "its output also goes into add"
 
 
+def functions(forward):
+    report = convert(model(forward), example_inputs=torch.randn(T, B, U))
+    return [(entry.name, entry.action, entry.why) for entry in report if entry.before == "F.dropout"]
+
+
 def test_dropout_by_a_function_is_named():
-    made = model(lambda m, x: m.rnn(nn.functional.dropout(x, 0.3, m.training)))
-    report = convert(made, example_inputs=torch.randn(T, B, U))
-    (entry,) = [entry for entry in report if entry.before == "F.dropout"]
-    assert (entry.name, entry.action) == ("", "left")
-    assert entry.why.startswith("p=0.3 in its code, which convert cannot change")
-    plain = model(lambda m, x: m.rnn(m.drop(x)))
-    assert not [e for e in convert(plain, example_inputs=torch.randn(T, B, U)) if e.before == "F.dropout"]
+    start = "p=0.3 in its code, which convert cannot change: "
+    drop = nn.functional.dropout
+    assert functions(lambda m, x: m.rnn(drop(x, 0.3, m.training))) == [
+        ("", "left", f"{start}an nn.Dropout in its place could be taken over by 'rnn'")
+    ]
+    assert functions(lambda m, x: m.fc(drop(m.rnn(drop(x, 0.3))[0], p=0.3))) == [
+        ("", "left", f"{start}an nn.Dropout in its place could be taken over by 'rnn' and 'fc'")
+    ]
+    assert functions(lambda m, x: m.rnn(torch.dropout(x, 0.3, True) + x)) == [
+        ("", "left", f"{start}its output goes into add")
+    ]
+    two = functions(lambda m, x: (m.rnn(drop(x, 0.3)), drop(x, 0.25)))
+    assert two == [
+        ("", "left", f"{start}an nn.Dropout in its place could be taken over by 'rnn'"),
+        ("", "left", two[1][2]),
+    ]
+    assert two[1][2] == f"{start.replace('0.3', '0.25')}its output goes into what the model returns"
+    assert functions(lambda m, x: m.rnn(drop(x, 0.3, training=False))) == []
+    assert functions(lambda m, x: m.rnn(m.drop(x))) == []
+
+
+def test_what_a_function_drops_counts_as_not_dropped():
+    made = model(lambda m, x: m.rnn(m.drop(x))[0] + m.rnn(nn.functional.dropout(x, 0.5))[0])
+    assert why(made) == "feeds 'rnn': also reads inputs that are not dropped"

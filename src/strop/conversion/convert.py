@@ -33,7 +33,7 @@ from strop.conversion.refusals import check_model
 from strop.conversion.report import Entry, Report
 from strop.conversion.takeover import Takeover, settle
 from strop.conversion.verify import unchanged_results
-from strop.conversion.watch import Call, run
+from strop.conversion.watch import Call, Function, run
 from strop.functional import routes
 from strop.nn.masks import pattern_template
 from strop.nn.taken_over import Source, source_of
@@ -129,7 +129,7 @@ class _Plan:
         twins: what layers become, without storage.
         reasons: why other layers stay.
         taken: the dropouts that their consumers take over.
-        functions: the modules in whose code a function drops, and how much.
+        functions: where functions drop in the code of modules.
         gains: how many times as fast as torch's each layer is expected to train.
     """
 
@@ -142,7 +142,7 @@ class _Plan:
     twins: dict[nn.Module, nn.Module] = field(default_factory=dict)
     reasons: dict[nn.Module, str] = field(default_factory=dict)
     taken: Takeover = field(default_factory=Takeover)
-    functions: dict[nn.Module, float] = field(default_factory=dict)
+    functions: list[Function] = field(default_factory=list)
     gains: dict[nn.Module, float] = field(default_factory=dict)
 
     def swap(self, layer: nn.Module) -> None:
@@ -230,9 +230,14 @@ class _Plan:
 
     def report(self) -> Report:
         entries = [self._entry(layer, name) for layer, name in self.names.items() if _is_listed(layer)]
-        for module, p in self.functions.items():
-            why = f"p={p:g} in its code, which convert cannot change: an nn.Dropout there could be taken over"
-            entries.append(Entry(self.names[module], "F.dropout", "F.dropout", "left", why))
+        for function in self.functions:
+            why = f"p={function.p:g} in its code, which convert cannot change: "
+            if function.other_use is None:
+                fed = _quoted(self.names[layer] for layer in function.fed)
+                why += f"an nn.Dropout in its place could be taken over by {fed}"
+            else:
+                why += f"its output goes into {function.other_use}"
+            entries.append(Entry(self.names[function.module], "F.dropout", "F.dropout", "left", why))
         return Report(entries)
 
     def _obstacle(

@@ -99,6 +99,21 @@ class Call:
 
 
 @dataclass
+class Function:
+    """Calls of ``torch.nn.functional.dropout`` in the code of a module, with one share.
+
+    Attributes:
+        fed: the layers that read what it gave.
+        other_use: of what it gave, by something else.
+    """
+
+    module: nn.Module
+    p: float
+    fed: dict[nn.Module, None] = field(default_factory=dict)
+    other_use: str | None = None
+
+
+@dataclass
 class Observed:
     """What a run showed.
 
@@ -111,14 +126,14 @@ class Observed:
         notes: how else a dropout drops than strop's layers do.
         unlike: why a module that may be a dropout is none that a layer could take over.
         together: the dropouts of which an output goes into several layers.
-        functions: the modules in which ``torch.nn.functional.dropout`` drops, and how much.
+        functions: where ``torch.nn.functional.dropout`` drops.
     """
 
     shares: dict[nn.Module, float] = field(default_factory=dict)
     notes: dict[nn.Module, str] = field(default_factory=dict)
     unlike: dict[nn.Module, str] = field(default_factory=dict)
     together: set[nn.Module] = field(default_factory=set)
-    functions: dict[nn.Module, float] = field(default_factory=dict)
+    functions: list[Function] = field(default_factory=list)
     calls: dict[nn.Module, list[Call]] = field(default_factory=lambda: defaultdict(list))
     outputs: dict[nn.Module, int] = field(default_factory=lambda: defaultdict(int))
     other_uses: dict[nn.Module, str] = field(default_factory=dict)
@@ -223,10 +238,13 @@ class _Functions(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is nn.functional.dropout:
-            given = dict(zip(("input", "p", "training"), args, strict=False)) | (kwargs or {})
-            self._watch.note_function(float(given.get("p", 0.5)), bool(given.get("training", True)))
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        if func in (nn.functional.dropout, torch.dropout):
+            names = ("input", "p", "training" if func is nn.functional.dropout else "train")
+            given = dict(zip(names, args, strict=False)) | (kwargs or {})
+            if given.get(names[2], True):
+                self._watch.note_function(float(given.get("p", 0.5)), result)
+        return result
 
 
 class _Watch(TorchDispatchMode):
@@ -248,6 +266,7 @@ class _Watch(TorchDispatchMode):
         self._carriers: dict[int, _Carrier] = {}  # by id; a carrier keeps its tensor, so ids stay unique
         self._cell_calls: dict[tuple[nn.Module, int], int] = defaultdict(int)
         self._handles: list[Any] = []
+        self._functions: dict[nn.Module, Function] = {}  # by what stands for the dropout of each call
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -290,11 +309,17 @@ class _Watch(TorchDispatchMode):
                 self._other(carrier, f"{operation.__name__}{self._where()}")
         return result
 
-    def note_function(self, p: float, training: bool) -> None:
+    def note_function(self, p: float, output: Tensor) -> None:
         """That a function drops in the module that runs, if this is none whose affair that is."""
         running = self._running[-1] if self._running else self._model
-        if training and 0 < p < 1 and running not in self._opaque and not is_dropout(running):
-            self.seen.functions[running] = p
+        if not 0 < p < 1 or running in self._opaque or is_dropout(running):
+            return
+        known = (each for each in self.seen.functions if (each.module, each.p) == (running, p))
+        if (function := next(known, None)) is None:
+            function = Function(running, p)
+            self.seen.functions.append(function)
+        self._functions[stand_in := nn.Dropout(p)] = function
+        self._carry(output, stand_in)
 
     def _note_share(self, dropout: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """What a dropout does, while what is done to find it out is hidden."""
@@ -339,9 +364,13 @@ class _Watch(TorchDispatchMode):
                 self._other(carrier, f"index_select{self._where()}")
         for other in self._carried(rest):
             self._other(other, f"the state of {self._names[module]!r}")
+        source = carrier.source if carrier else None
+        if function := self._functions.get(source):  # type: ignore[arg-type]
+            function.fed[module] = None
+            source = None
         shape = tuple(data.shape) if isinstance(data, Tensor) else ()
         steps = len(read.batch_sizes) if isinstance(read, PackedSequence) else None
-        self.seen.calls[module].append(Call(shape, carrier.source if carrier else None, steps))
+        self.seen.calls[module].append(Call(shape, source, steps))
 
     def _note_sequence(self, module: nn.Module, read: Any) -> None:
         if isinstance(read, PackedSequence):
@@ -362,7 +391,7 @@ class _Watch(TorchDispatchMode):
                     self._other(carrier, f"the attribute {'.'.join(filter(None, (name, key)))!r}")
         for carrier in self._carriers.values():
             if not carrier.uses:
-                self.seen.other_uses.setdefault(carrier.source, "nothing that convert can see")
+                self._other(carrier, "nothing that convert can see")
         self.seen.sequences |= {(calls, rows) for (_, rows), calls in self._cell_calls.items()}
         # A batch may shrink from step to step.
         for cell in {cell for cell, _ in self._cell_calls}:
@@ -384,7 +413,10 @@ class _Watch(TorchDispatchMode):
 
     def _other(self, carrier: _Carrier, use: str) -> None:
         carrier.uses += 1
-        self.seen.other_uses.setdefault(carrier.source, use)
+        if function := self._functions.get(carrier.source):
+            function.other_use = function.other_use or use
+        else:
+            self.seen.other_uses.setdefault(carrier.source, use)
 
     def _where(self) -> str:
         name = self._names[self._running[-1]] if self._running else ""
