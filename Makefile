@@ -67,9 +67,11 @@ format: install
 wheel: install-recipes
 	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
-# Installs strop in the ways that the documentation names, each in an environment of its own, and trains with it.
+# Installs strop in the ways that the documentation names, each in an environment of its own, trains with it and runs
+# the README's lines. WAYS="wheel torch==2.10.0" names them.
+WAYS ?=
 check-install: install
-	$(BIN)/python tools/check_install.py
+	$(BIN)/python tools/check_install.py $(WAYS)
 
 # All timings of README and docs on an idle machine, 20 minutes; appends to benchmarks/results and writes the tables.
 bench: install
