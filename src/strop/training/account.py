@@ -1,4 +1,4 @@
-"""What a run tells of itself: its curve's rows, how far it is, what came of it, and why it ended."""
+"""A run's account of itself: the rows of its curve, its progress, its result, and why it ended."""
 
 import math
 import time
@@ -12,7 +12,7 @@ from strop.training.task import Task
 
 
 class Account:
-    """Of the run of `task` that `options` ask for and that stands at `state`."""
+    """Tells about one run: the training of `task` that `options` ask for, now at `state`."""
 
     def __init__(self, task: Task, options: LoopOptions, state: RunState) -> None:
         self._task, self._options, self._state = task, options, state
@@ -21,12 +21,12 @@ class Account:
         self._began_at = (time.monotonic(), 0)
 
     def begin(self) -> None:
-        """Rows and estimates count from here, where an earlier process may have left the run."""
+        """Starts counting for rows and estimates: an earlier process may have made the steps before."""
         self._row_at = (self._state.clock.total(), self._state.items)
         self._began_at = (time.monotonic(), self._state.step)
 
     def row(self, summary: Mapping[str, float]) -> dict[str, float]:
-        """Where training stands, for the curve; `summary` is that of its losses."""
+        """A row of the curve; `summary` is the task's of its losses."""
         state, items = self._state, self._task.items
         before, self._row_at = self._row_at, (state.clock.total(), state.items)
         seconds, count = self._row_at
@@ -41,7 +41,7 @@ class Account:
         }
 
     def status(self) -> Status:
-        """Where training stands, for the progress."""
+        """The line of the progress bar."""
         state, (began, first) = self._state, self._began_at
         done = state.step - first
         left = (time.monotonic() - began) / done * (self._steps - state.step) if done else math.nan
@@ -57,7 +57,7 @@ class Account:
         )
 
     def result(self, rows: Sequence[Mapping[str, float]], test: Mapping[str, float]) -> Result:
-        """What came of the run; `rows` are its curve's."""
+        """The result of the whole run; `rows` are those of its curve."""
         state = self._state
         return Result(
             rows=rows,
@@ -76,14 +76,14 @@ class Account:
         )
 
     def stopped(self) -> str:
-        """The run was asked to stop, and everything is saved."""
+        """The message of a run that was stopped and saved."""
         return (
             f"stopped at step {self._state.step} of {self._steps}, all saved in {self._options.out}; "
             f"to go on: {self._options.resume_hint}"
         )
 
     def left(self) -> str:
-        """What leaving without saving loses."""
+        """The message of a run that is left without saving: what that loses."""
         step, saved = self._state.step, self._state.saved
         if saved < 0:
             return f"left at step {step}: nothing was saved yet in {self._options.out}"
@@ -94,7 +94,7 @@ class Account:
         )
 
     def spoilt(self, what: str, checkpoint: Path | None, step: int | None = None) -> str:
-        """`what` is wrong at `step`, by default the present one; `checkpoint` is the last."""
+        """The message that `what` is wrong at `step`, by default now; `checkpoint` is the last."""
         return (
             f"step {self._state.step if step is None else step}: {what}, so training was stopped; "
             f"last good checkpoint: {checkpoint or 'none yet'}. "

@@ -1,4 +1,4 @@
-"""Where a run stands: all of it that a checkpoint keeps, and going on from there."""
+"""The state of a run: written to a checkpoint, and restored from one."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,12 +43,12 @@ class RunState:
         return divmod(self.step, self._task.steps_per_epoch)
 
     def of_process(self) -> bytes:
-        """What each process has of its own."""
+        """This process's carry and generators, as bytes."""
         drawn = generators.capture(self._task.generators, self._device)
         return tree.to_bytes({"carry": self.carry, "generators": drawn})
 
     def checkpoint(self, ranks: list[bytes], identity: Mapping[str, Any]) -> Checkpoint:
-        """All of the run; `ranks` is `of_process` of every process."""
+        """The whole run as a checkpoint; `ranks` has `of_process` of every process."""
         progress = {
             "evaluated": self.evaluated,
             "items": self.items,
