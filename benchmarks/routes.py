@@ -11,6 +11,7 @@ import argparse
 import csv
 import math
 import random
+import textwrap
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -257,9 +258,12 @@ def sizes_of(row: dict[str, Any]) -> costs.Sizes:
 
 
 def _entry(key: tuple[str, str, str, str], constants: Sequence[float]) -> list[str]:
-    """A key and its constants as two lines of Python."""
-    numbers = ", ".join(f"{each:.4g}" for each in constants)
-    return [f"    {key!r}:", f"        ({numbers}),"]
+    """A key and its constants as lines of Python."""
+    numbers = ", ".join(f"{each:.3g}" for each in constants)
+    return [
+        f"    {key!r}:",
+        *textwrap.wrap(f"({numbers}),", 108, initial_indent=8 * " ", subsequent_indent=9 * " "),
+    ]
 
 
 def fit() -> None:

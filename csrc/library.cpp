@@ -11,16 +11,22 @@
 #include "operands.h"
 #include "recurrence_eval.h"
 #include "selection.h"
+#include "tasks.h"
 
 namespace strop {
 namespace {
 
-// Calls f.template operator()<T>() with the type that the products' operands are rounded to, and with several threads
-// where its loops, of so many operations each, are worth them.
+// Calls f.template operator()<T>() with the type that the products' operands are rounded to, by `run`, a function of a Task.
+template <typename F>
+void rounding_by(const Runner& run, bool bf16, int64_t steps, int64_t operations, const F& f) {
+  STD_TORCH_CHECK(!bf16 || bf16_kernels() != nullptr, "bf16 needs a CPU with AVX512-BF16, and STROP_ISA avx512 or unset");
+  run(Task{[&] { bf16 ? f.template operator()<Bf16>() : f.template operator()<float>(); }, steps, operations});
+}
+
+// The same with several threads, where its loops, of so many operations each, are worth them.
 template <typename F>
 void rounding(bool bf16, int64_t operations, const F& f) {
-  STD_TORCH_CHECK(!bf16 || bf16_kernels() != nullptr, "bf16 needs a CPU with AVX512-BF16, and STROP_ISA avx512 or unset");
-  with_team_for(operations, [&] { bf16 ? f.template operator()<Bf16>() : f.template operator()<float>(); });
+  rounding_by(run_task, bf16, 1, operations, f);
 }
 
 void linear_forward_op(const Tensor x, const Tensor weight, const Optional bias, const Optional index,
@@ -157,7 +163,7 @@ bool is_projected(Cell cell, const Optional& w_hr) {
   return w_hr.has_value();
 }
 
-void recurrence_forward_op(int64_t cell, bool reverse, const Optional batch_sizes, const Tensor x, const Tensor h0,
+void recurrence_forward_op(const Runner& run, int64_t cell, bool reverse, const Optional batch_sizes, const Tensor x, const Tensor h0,
                            const Optional c0, const Tensor w_ih, const Tensor w_hh, const Optional b_ih,
                            const Optional b_hh, const Optional w_hr, const Optional input_index,
                            const Optional input_count, double input_scale, const Optional recurrent_index,
@@ -172,17 +178,16 @@ void recurrence_forward_op(int64_t cell, bool reverse, const Optional batch_size
   const int64_t B = r.size.batch, P = r.outputs, G = gates_of(r.cell);
   const bool lstm = r.cell == Cell::lstm, gru = r.cell == Cell::gru;
   const bool projected = is_projected(r.cell, w_hr);
-  rounding(bf16, 2 * B * P * G * H, [&]<typename T>() {
-  recurrence_forward<T>({r, use.input(x, "x", {N, I}), use.input(h0, "h0", {B, P}), use.input_if(lstm, c0, "c0", {B, H}),
+  const RecurrenceForward args{r, use.input(x, "x", {N, I}), use.input(h0, "h0", {B, P}), use.input_if(lstm, c0, "c0", {B, H}),
                       use.input(w_ih, "w_ih", {G * H, I}), use.input(w_hh, "w_hh", {G * H, P}),
                       use.input(b_ih, "b_ih", {G * H}), use.input(b_hh, "b_hh", {G * H}), use.input(w_hr, "w_hr", {P, H}),
                       use.output(y, "y", {N, P}), use.output(gates, "gates", {N, r.panels().count * kPanel}),
                       use.output_if(lstm || gru, states, "states", {N, H}),
-                      use.output_if(projected, unprojected, "unprojected", {N, H})});
-  });
+                      use.output_if(projected, unprojected, "unprojected", {N, H})};
+  rounding_by(run, bf16, r.size.steps, 2 * B * P * G * H, [&]<typename T>() { recurrence_forward<T>(args); });
 }
 
-void recurrence_backward_op(int64_t cell, bool reverse, const Optional batch_sizes, const Optional dy, const Optional dh,
+void recurrence_backward_op(const Runner& run, int64_t cell, bool reverse, const Optional batch_sizes, const Optional dy, const Optional dh,
                             const Optional dc, const Tensor y, const Tensor h0, const Optional c0, const Tensor w_ih,
                             const Tensor w_hh, const Optional w_hr, const Tensor gates, const Optional states,
                             const Optional input_index, const Optional input_count, double input_scale,
@@ -199,8 +204,7 @@ void recurrence_backward_op(int64_t cell, bool reverse, const Optional batch_siz
   const bool lstm = r.cell == Cell::lstm, gru = r.cell == Cell::gru;
   const bool projected = is_projected(r.cell, w_hr);
   STD_TORCH_CHECK(lstm || !dc.has_value(), "dc must be None for this cell");
-  rounding(bf16, 2 * B * P * G * H, [&]<typename T>() {
-  recurrence_backward<T>({r, use.input(dy, "dy", {N, P}), use.input(dh, "dh", {B, P}), use.input(dc, "dc", {B, H}),
+  const RecurrenceBackward args{r, use.input(dy, "dy", {N, P}), use.input(dh, "dh", {B, P}), use.input(dc, "dc", {B, H}),
                        use.input(y, "y", {N, P}), use.input(h0, "h0", {B, P}), use.input_if(lstm, c0, "c0", {B, H}),
                        use.input(w_ih, "w_ih", {G * H, I}), use.input(w_hh, "w_hh", {G * H, P}),
                        use.input(w_hr, "w_hr", {P, H}), use.input(gates, "gates", {N, row}),
@@ -208,11 +212,11 @@ void recurrence_backward_op(int64_t cell, bool reverse, const Optional batch_siz
                        use.output_if(gru, drecurrent, "drecurrent", {N, row}),
                        use.output_if(projected, dprojected, "dprojected", {N, P}),
                        use.output(dx, "dx", {N, I}), use.output(dh0, "dh0", {B, P}),
-                       use.output_if(lstm, dc0, "dc0", {B, H})});
-  });
+                       use.output_if(lstm, dc0, "dc0", {B, H})};
+  rounding_by(run, bf16, r.size.steps, 2 * B * P * G * H, [&]<typename T>() { recurrence_backward<T>(args); });
 }
 
-void recurrence_weight_grad_op(int64_t cell, bool reverse, const Optional batch_sizes, const Tensor x, const Tensor y,
+void recurrence_weight_grad_op(const Runner& run, int64_t cell, bool reverse, const Optional batch_sizes, const Tensor x, const Tensor y,
                                const Tensor h0, const Tensor dgates, const Optional drecurrent,
                                const Optional input_index, const Optional input_count, double input_scale,
                                const Optional recurrent_index, const Optional recurrent_count, double recurrent_scale,
@@ -227,12 +231,11 @@ void recurrence_weight_grad_op(int64_t cell, bool reverse, const Optional batch_
       {input_index, input_count, input_scale, recurrent_index, recurrent_count, recurrent_scale, recurrent_mask}, use, arena);
   const int64_t B = r.size.batch, P = r.outputs, G = gates_of(r.cell), row = r.panels().count * kPanel;
   const bool gru = r.cell == Cell::gru;
-  rounding(bf16, 2 * N * (I + P) * G * H, [&]<typename T>() {
-  recurrence_weight_grad<T>({r, use.input(x, "x", {N, I}), use.input(y, "y", {N, P}), use.input(h0, "h0", {B, P}),
+  const RecurrenceWeightGrad args{r, use.input(x, "x", {N, I}), use.input(y, "y", {N, P}), use.input(h0, "h0", {B, P}),
                           use.input(dgates, "dgates", {N, row}), use.input_if(gru, drecurrent, "drecurrent", {N, row}),
                           use.output(dw_ih, "dw_ih", {G * H, I}), use.output(dw_hh, "dw_hh", {G * H, P}),
-                          use.output(db_ih, "db_ih", {G * H}), use.output_if(gru, db_hh, "db_hh", {G * H})});
-  });
+                          use.output(db_ih, "db_ih", {G * H}), use.output_if(gru, db_hh, "db_hh", {G * H})};
+  rounding_by(run, bf16, 1, 2 * N * (I + P) * G * H, [&]<typename T>() { recurrence_weight_grad<T>(args); });
 }
 
 // `weights` are w_ih, w_hh and, where there are biases, b_ih, b_hh of each direction of each layer in turn.
@@ -283,6 +286,23 @@ std::string isa_op() { return kernels().name; }
 }  // namespace strop
 
 STABLE_TORCH_LIBRARY(strop, m) {
+  // An operation, and the same of two layers that do not depend on each other: a 2 behind the names of the second's arguments.
+  const auto define_both = [&m](const std::string& schema) {
+    const size_t open = schema.find('('), close = schema.rfind(')', schema.find("->"));
+    std::string both(schema, 0, open);
+    both += "_of_two";
+    both.append(schema, open, close - open);
+    both += ", ";
+    for (size_t at = open + 1; at < close; ++at) {
+      if (schema[at] == ',') both += '2';
+      if (schema[at] == '!') both.back() += 13;  // another alias
+      both += schema[at];
+    }
+    both += '2';
+    both.append(schema, close);
+    m.def(schema.c_str());
+    m.def(both.c_str());
+  };
   m.def("isa() -> str");
   m.def("has_bf16() -> bool");
   m.def("fma_peak(int iterations) -> float");
@@ -303,19 +323,19 @@ STABLE_TORCH_LIBRARY(strop, m) {
       "Tensor target, float smoothing, Tensor? index, Tensor? count, float scale, bool bf16, Tensor(a!)? dx, Tensor(b!)? dw, "
       "Tensor(c!)? db) -> ()");
   // cell: 0 LSTM, 1 GRU, 2 RNN with tanh, 3 RNN with relu.
-  m.def(
+  define_both(
       "recurrence_forward(int cell, bool reverse, Tensor? batch_sizes, Tensor x, Tensor h0, Tensor? c0, Tensor w_ih, "
       "Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? w_hr, Tensor? input_index, Tensor? input_count, float input_scale, "
       "Tensor? recurrent_index, Tensor? recurrent_count, float recurrent_scale, Tensor? recurrent_mask, bool bf16, "
       "Tensor(a!) y, Tensor(b!) gates, Tensor(c!)? states, Tensor(d!)? unprojected) -> ()");
-  m.def(
+  define_both(
       "recurrence_backward(int cell, bool reverse, Tensor? batch_sizes, Tensor? dy, Tensor? dh, Tensor? dc, Tensor y, "
       "Tensor h0, Tensor? c0, Tensor w_ih, Tensor w_hh, Tensor? w_hr, Tensor gates, Tensor? states, "
       "Tensor? input_index, Tensor? input_count, float input_scale, "
       "Tensor? recurrent_index, Tensor? recurrent_count, float recurrent_scale, Tensor? recurrent_mask, bool bf16, "
       "Tensor(a!) dgates, Tensor(b!)? drecurrent, Tensor(c!)? dprojected, Tensor(d!)? dx, Tensor(e!) dh0, "
       "Tensor(f!)? dc0) -> ()");
-  m.def(
+  define_both(
       "recurrence_weight_grad(int cell, bool reverse, Tensor? batch_sizes, Tensor x, Tensor y, Tensor h0, "
       "Tensor dgates, Tensor? drecurrent, Tensor? input_index, Tensor? input_count, float input_scale, "
       "Tensor? recurrent_index, Tensor? recurrent_count, float recurrent_scale, Tensor? recurrent_mask, bool bf16, "
@@ -332,9 +352,12 @@ STABLE_TORCH_LIBRARY_IMPL(strop, CPU, m) {
   m.impl("linear_weight_grad", TORCH_BOX(&strop::linear_weight_grad_op));
   m.impl("linear_cross_entropy", TORCH_BOX(&strop::linear_cross_entropy_op));
   m.impl("linear_cross_entropy_grad", TORCH_BOX(&strop::linear_cross_entropy_grad_op));
-  m.impl("recurrence_forward", TORCH_BOX(&strop::recurrence_forward_op));
-  m.impl("recurrence_backward", TORCH_BOX(&strop::recurrence_backward_op));
-  m.impl("recurrence_weight_grad", TORCH_BOX(&strop::recurrence_weight_grad_op));
+  m.impl("recurrence_forward", TORCH_BOX(&strop::Operation<&strop::recurrence_forward_op>::one));
+  m.impl("recurrence_forward_of_two", TORCH_BOX(&strop::Operation<&strop::recurrence_forward_op>::two));
+  m.impl("recurrence_backward", TORCH_BOX(&strop::Operation<&strop::recurrence_backward_op>::one));
+  m.impl("recurrence_backward_of_two", TORCH_BOX(&strop::Operation<&strop::recurrence_backward_op>::two));
+  m.impl("recurrence_weight_grad", TORCH_BOX(&strop::Operation<&strop::recurrence_weight_grad_op>::one));
+  m.impl("recurrence_weight_grad_of_two", TORCH_BOX(&strop::Operation<&strop::recurrence_weight_grad_op>::two));
   m.impl("recurrence_eval", TORCH_BOX(&strop::recurrence_eval_op));
 }
 

@@ -15,6 +15,7 @@ inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Threads that run this thread's loops.
 inline int64_t threads() {
+  if (is_alone()) return 1;
   if (const Team* team = current_team()) return team->threads();
   return std::max<int64_t>(1, torch::stable::get_num_threads());
 }

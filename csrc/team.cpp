@@ -14,6 +14,7 @@ constexpr std::chrono::microseconds kSpin{50};
 constexpr int kSpinsAtOnce = 32;  // between two looks at the clock
 
 thread_local Team* led = nullptr;
+thread_local bool alone = false;
 
 inline void pause() {
 #if defined(__x86_64__)
@@ -110,9 +111,21 @@ void Team::close() {
 
 Team* current_team() { return led; }
 
+Alone::Alone() : led_(led), before_(alone) {
+  led = nullptr;
+  alone = true;
+}
+
+Alone::~Alone() {
+  led = led_;
+  alone = before_;
+}
+
+bool is_alone() { return alone; }
+
 void with_team(const void* context, void (*f)(const void*)) {
   const auto threads = static_cast<int64_t>(torch::stable::get_num_threads());
-  if (led != nullptr || threads <= 1) return f(context);
+  if (led != nullptr || alone || threads <= 1) return f(context);
   Team team(threads);
   std::exception_ptr failure;
   // Where torch runs this in one thread, as inside another of its loops, the leader is alone.

@@ -56,6 +56,21 @@ class Team {
 // The team that the calling thread leads, or null.
 Team* current_team();
 
+// While it lives, the loops of the calling thread have no other thread.
+class Alone {
+ public:
+  Alone();
+  ~Alone();
+  Alone(const Alone&) = delete;
+  Alone& operator=(const Alone&) = delete;
+
+ private:
+  Team* led_;
+  bool before_;
+};
+
+bool is_alone();
+
 // Less is not worth a second thread: some 3 us of work for each.
 constexpr int64_t kLeastOperations = 300'000;
 

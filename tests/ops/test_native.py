@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -95,6 +96,33 @@ def test_another_thread_may_change_the_number_of_threads(threads, elsewhere):
         run(call.op, arguments)
         for name, value in one.items():
             assert torch.equal(arguments[name], value), name
+
+
+OF_TWO = [call for call in CALLS if call.op in RECURRENCE_OPS]
+
+
+@pytest.mark.parametrize("call", OF_TWO, ids=lambda c: f"{c.op}-{c.cell}-{c.units}-{c.projection}-{c.bf16}")
+def test_two_operations_side_by_side_write_what_each_writes_alone(call):
+    calls = call, replace(call, seed=call.seed + 1, reverse=not call.reverse)
+    alone = [results(each, 1) for each in calls]
+    for threads in (1, 2, 3, 5):
+        torch.set_num_threads(1)
+        both = [well_formed(each) for each in calls]
+        torch.set_num_threads(threads)
+        getattr(torch.ops.strop, f"{call.op}_of_two")(*(a for each in both for a in each.values()))
+        for arguments, expected in zip(both, alone, strict=True):
+            for name, value in expected.items():
+                assert torch.equal(arguments[name], value), f"{name} with {threads} threads"
+
+
+@pytest.mark.parametrize("op", RECURRENCE_OPS)
+def test_a_bad_argument_of_the_second_is_refused_before_the_first_writes(op):
+    first, second = (well_formed(Call(op, 7, 21, 67, 131, "half", "half", seed=seed)) for seed in (0, 1))
+    second["h0"] = second["h0"].double()
+    with pytest.raises(RuntimeError, match="h0"):
+        getattr(torch.ops.strop, f"{op}_of_two")(*first.values(), *second.values())
+    for name in results_of(op):
+        assert first[name] is None or first[name].isnan().all(), name
 
 
 class Training:

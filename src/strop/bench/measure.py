@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 # The phase in which a backend's function does its work (Sarma et al. §3.2).
-_PHASES = {"forward": "fp", "backward": "bp", "input_grad": "bp", "weight_grad": "wg"}
+_OF_ONE = {"forward": "fp", "backward": "bp", "input_grad": "bp", "weight_grad": "wg"}
+_PHASES = {**_OF_ONE, **{f"{name}_each": phase for name, phase in _OF_ONE.items()}}
 
 Sample = Mapping[str, float]  # seconds (or another quantity) by name
 Case = Callable[[int], Sample]  # one repetition, given its number

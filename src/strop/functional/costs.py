@@ -1,8 +1,8 @@
 """Times of torch's operators and of the kernels on a CPU, predicted from sizes: what ``routes`` decides by.
 
-A prediction is a sum of costs: of a call, of each layer and step, of pointwise work, of weights read once and
-at each step, of multiplications. How much of them threads share was fitted as well. The constants
-are fitted to measurements by ``python benchmarks/routes.py fit``, for each instruction set.
+A prediction is a sum of costs: of a call, of each layer and step, of pointwise work, of weights read once, at
+each step and for each tile of rows, of multiplications, and of the shares of these that threads divide. The
+constants are fitted to measurements by ``python benchmarks/routes.py fit``, for each instruction set.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ ISAS = ("avx2", "avx512")
 
 PHASES = ("inference", "forward", "training")
 """Without gradients; what records for a backward pass; forward and backward."""
+
+_ROWS = 6  # that a tile of a product has, or about
+_FEW = 4  # fewer rows are multiplied by weights as they lie
 
 
 class Sizes(NamedTuple):
@@ -61,10 +64,12 @@ def features(sizes: Sizes, threads: int) -> tuple[float, ...]:
         (of_input + of_hidden) / 1e3,
         sizes.steps * of_hidden * sizes.recurrent_kept / 1e5,
         sizes.rows * done / 1e5,
+        sizes.rows * of_input * sizes.input_kept / 1e5,
+        sizes.steps * of_hidden * sizes.recurrent_kept * math.ceil(sizes.batch / _ROWS) / 1e5,
     )
     turns = runs * sizes.steps
     return (
-        *(1.0, runs, turns, turns * (threads > 1), turns * sizes.packed),
+        *(1.0, runs, turns, turns * (threads > 1), turns * sizes.packed, turns * (sizes.batch < _FEW)),
         *shared,
         *(each / threads for each in shared),
     )

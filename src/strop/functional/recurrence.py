@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
-from itertools import pairwise, zip_longest
-from typing import Any
+from itertools import chain, pairwise
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,76 +37,116 @@ Weights = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
 """weight_ih, weight_hh, bias_ih, bias_hh, and weight_hr of an LSTM with projections."""
 
 
+class Direction(NamedTuple):
+    """One direction of a layer: see ``lstm``."""
+
+    x: Tensor
+    states: States | None
+    weights: Weights
+    input_mask: Mask | None
+    recurrent_mask: Mask | None
+    reverse: bool = False
+
+
+class _Run(NamedTuple):
+    """A direction once it is checked, but for its tensors."""
+
+    layer: Layer
+    input_keep: Keep | None
+    recurrent_keep: Keep | None
+
+
+# A run's tensors: x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr and the recurrent mask.
+_TENSORS = 9
+
+
+def _each(backend: Any, name: str, calls: list[tuple[Any, ...]]) -> list[Any]:
+    """A backend's function of each call's arguments, side by side where the backend can."""
+    together = getattr(backend, f"{name}_each", None)
+    return [getattr(backend, name)(*call) for call in calls] if together is None else together(calls)
+
+
+def _in_groups(items: Sequence[Any], size: int) -> list[tuple[Any, ...]]:
+    return [tuple(items[first : first + size]) for first in range(0, len(items), size)]
+
+
+def _projection(w_hr: Tensor | None) -> tuple[Tensor, ...]:
+    """The last argument of a backend's functions, where there is one."""
+    return () if w_hr is None else (w_hr,)
+
+
 class _Recurrence(torch.autograd.Function):
-    """A layer's whole sequence in one direction."""
+    """A layer's whole sequence, in each of its directions: y, h and, if there is one, c of each in turn."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        layer: Layer,
-        x: Tensor,
-        h0: Tensor,
-        c0: Tensor | None,
-        w_ih: Tensor,
-        w_hh: Tensor,
-        b_ih: Tensor | None,
-        b_hh: Tensor | None,
-        w_hr: Tensor | None,
-        input_keep: Keep | None,
-        recurrent_keep: Keep | None,
-        recurrent_mask: Tensor | None,
-    ) -> tuple[Tensor, ...]:
-        backend = dispatch.recurrence(x, w_hr is not None)
-        masks = (input_keep, recurrent_keep, recurrent_mask)
-        projection = () if w_hr is None else (w_hr,)
-        y, h, c, saved = backend.forward(layer, x, h0, c0, w_ih, w_hh, b_ih, b_hh, *masks, *projection)
-        ctx.set_materialize_grads(False)
-        ctx.backend, ctx.layer, ctx.input_keep, ctx.recurrent_keep = (
-            backend,
-            layer,
-            input_keep,
-            recurrent_keep,
+    def forward(ctx: Any, runs: tuple[_Run, ...], *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        each = _in_groups(tensors, _TENSORS)
+        x, w_hr = each[0][0], each[0][7]
+        assert x is not None
+        ctx.backend, ctx.runs = dispatch.recurrence(x, w_hr is not None), runs
+        found = _each(
+            ctx.backend,
+            "forward",
+            [
+                (run.layer, *own[:7], run.input_keep, run.recurrent_keep, own[8], *_projection(own[7]))
+                for run, own in zip(runs, each, strict=True)
+            ],
         )
-        ctx.save_for_backward(x, y, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, recurrent_mask, *saved)
-        return (y, h) if c is None else (y, h, c)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors, *(one for y, _, _, saved in found for one in (y, *saved)))
+        ctx.results = 3 if runs[0].layer.cell.has_c else 2
+        return tuple(one for result in found for one in result[: ctx.results])
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor | None) -> Any:
-        x, y, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, recurrent_mask, *saved = ctx.saved_tensors
-        needed = ctx.needs_input_grad[1:9]
-        masks = (ctx.input_keep, ctx.recurrent_keep, recurrent_mask)
+        runs, count = ctx.runs, len(ctx.runs) * _TENSORS
+        each = _in_groups(ctx.saved_tensors[:count], _TENSORS)
+        results = _in_groups(ctx.saved_tensors[count:], (len(ctx.saved_tensors) - count) // len(runs))
+        needed = _in_groups(ctx.needs_input_grad[1:], _TENSORS)
+        upstream = _in_groups(grad_outputs, ctx.results)
+        found: list[list[Tensor | None]] = [[None] * _TENSORS for _ in runs]
         if torch.is_grad_enabled() or is_one_of_many(grad_outputs):
-            with without_autocast(x):
-                operands = (x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr)
-                run = partial(_plain, ctx.layer, masks=masks)
-                grads = gradients_by_autograd(run, operands, needed, grad_outputs)
-            return None, *grads, None, None, None
-        need_x, need_h0, need_c0, *need_weights = needed
-        projection = () if w_hr is None else (w_hr,)
-        dy, dh, dc = (None if grad is None else grad.contiguous() for grad in (*grad_outputs, None)[:3])
-        dx = dh0 = dc0 = None
-        dweights: tuple[Tensor, ...] = ()
-        if dy is not None or dh is not None or dc is not None:
-            with torch.no_grad(), without_autocast(x):
-                states = (x, y, h0, c0, w_ih, w_hh, tuple(saved))
-                dgates, dx, dh0, dc0 = ctx.backend.backward(
-                    ctx.layer, dy, dh, dc, *states, *masks, need_x, *projection
-                )
-                if any(need_weights):
-                    dweights = ctx.backend.weight_grad(ctx.layer, x, y, h0, dgates, *masks)
-        wanted = zip_longest(dweights, need_weights)
-        return (
-            *(None, dx, dh0 if need_h0 else None, dc0 if need_c0 else None),
-            *(grad if need else None for grad, need in wanted),
-            *(None, None, None),
-        )
+            for run, own, need, grads, into in zip(runs, each, needed, upstream, found, strict=True):
+                with without_autocast(own[0]):
+                    plain_run = partial(_plain, run.layer, masks=(run.input_keep, run.recurrent_keep, own[8]))
+                    into[:8] = gradients_by_autograd(plain_run, own[:8], need[:8], grads)
+            return None, *chain(*found)
+        calls, of_weights, reached = [], [], []
+        for number, (run, own, (y, *saved), grads) in enumerate(
+            zip(runs, each, results, upstream, strict=True)
+        ):
+            if all(grad is None for grad in grads):
+                continue
+            x, h0, c0, w_ih, w_hh, _, _, w_hr, recurrent_mask = own
+            dy, dh, dc = (None if grad is None else grad.contiguous() for grad in (*grads, None)[:3])
+            masks = (run.input_keep, run.recurrent_keep, recurrent_mask)
+            states = (x, y, h0, c0, w_ih, w_hh, tuple(saved))
+            need_x = needed[number][0]
+            calls.append((run.layer, dy, dh, dc, *states, *masks, need_x, *_projection(w_hr)))
+            of_weights.append((run.layer, x, y, h0, masks))
+            reached.append(number)
+        if not reached:
+            return None, *chain(*found)
+        with torch.no_grad(), without_autocast(each[0][0]):
+            back = _each(ctx.backend, "backward", calls)
+            wanted = any(any(needed[number][3:8]) for number in reached)
+            arguments = [
+                (layer, x, y, h0, dgates, *masks)
+                for (layer, x, y, h0, masks), (dgates, *_) in zip(of_weights, back, strict=True)
+            ]
+            weights = _each(ctx.backend, "weight_grad", arguments) if wanted else [()] * len(reached)
+        for number, (_, dx, dh0, dc0), dweights in zip(reached, back, weights, strict=True):
+            grads = (dx, dh0, dc0, *dweights)
+            wanted = zip(grads, needed[number], strict=False)
+            found[number][: len(grads)] = [grad if need else None for grad, need in wanted]
+        return None, *chain(*found)
 
 
-def _plain(layer: Layer, x: Tensor, *operands: Any, masks: tuple[Any, ...]) -> tuple[Any, ...]:
+def _plain(layer: Layer, *operands: Any, masks: tuple[Any, ...]) -> tuple[Any, ...]:
     """The layer by torch's operations: y, the last h and c."""
     *others, w_hr = operands
     given: Any = (*others, *masks, w_hr)
-    return plain.forward(layer, x, *given)[: 3 if layer.cell.has_c else 2]
+    return plain.forward(layer, *given)[: 3 if layer.cell.has_c else 2]
 
 
 def _name(cell: Cell) -> str:
@@ -141,28 +182,28 @@ def check_batch_sizes(batch_sizes: Tensor, rows: int) -> list[int]:
     return sizes
 
 
-def _run(
-    layer: Layer,
-    x: Tensor,
-    operands: tuple[Tensor | None, ...],
-    input_keep: Keep | None,
-    recurrent_keep: Keep | None,
-    recurrent_mask: Tensor | None,
-) -> tuple[Tensor, ...]:
+def _run(runs: Sequence[_Run], each: Sequence[tuple[Tensor | None, ...]]) -> list[tuple[Tensor, ...]]:
+    """y, h and, if there is one, c of each run."""
+    x, has_c = each[0][0], runs[0].layer.cell.has_c
+    assert x is not None
     if x.is_complex():  # there are no kernels
-        masks = (input_keep, recurrent_keep, recurrent_mask)
-        return _plain(layer, x, *operands, masks=masks)
+        return [
+            _plain(run.layer, *own[:8], masks=(run.input_keep, run.recurrent_keep, own[8]))
+            for run, own in zip(runs, each, strict=True)
+        ]
     compiling = torch.compiler.is_compiling()
     if not compiling and not transforming():
         # Here, where autograd follows it.
-        operands = tuple(None if each is None else each.contiguous() for each in operands)
-        return _Recurrence.apply(layer, x.contiguous(), *operands, input_keep, recurrent_keep, recurrent_mask)
-    lists = (*(input_keep or _NO_LISTS), *(recurrent_keep or _NO_LISTS))
+        own = [tensor if tensor is None else tensor.contiguous() for tensor in chain(*each)]
+        return _in_groups(_Recurrence.apply(tuple(runs), *own), 3 if has_c else 2)
     operator = compiled.recurrence_forward if compiling else transforms.recurrence
-    layout = compiled.layout(x.device.type, x.dtype, operands[-1] is not None) if compiling else ""
-    what = layer.cell.name, layer.reverse, layer.bf16, layout, layer.batch_sizes
-    found = operator(*what, x, *operands, *lists, recurrent_mask)
-    return found[: 3 if layer.cell.has_c else 2]
+    found = []
+    for (layer, input_keep, recurrent_keep), (*operands, recurrent_mask) in zip(runs, each, strict=True):
+        lists = (*(input_keep or _NO_LISTS), *(recurrent_keep or _NO_LISTS))
+        layout = compiled.layout(x.device.type, x.dtype, operands[-1] is not None) if compiling else ""
+        what = layer.cell.name, layer.reverse, layer.bf16, layout, layer.batch_sizes
+        found.append(operator(*what, *operands, *lists, recurrent_mask)[: 3 if has_c else 2])
+    return found
 
 
 def times_mask(x: Tensor, mask: Mask, layer: Layer) -> Tensor:
@@ -191,18 +232,21 @@ def _sizes(cell: Cell, weight_hh: Tensor, weight_hr: Tensor | None) -> tuple[int
     return shape[1], hidden
 
 
-def recurrence(
-    cell: Cell,
-    x: Tensor,
-    states: States | None,
-    weights: Weights,
-    input_mask: Mask | None,
-    recurrent_mask: Mask | None,
-    *,
-    reverse: bool = False,
-    batch_sizes: Tensor | None = None,
-) -> tuple[Tensor, States]:
-    """One layer of any cell in one direction: see ``lstm``."""
+def recurrences(
+    cell: Cell, directions: Sequence[Direction], *, batch_sizes: Tensor | None = None
+) -> list[tuple[Tensor, States]]:
+    """y and the last states of each direction of one layer, of any cell: see ``lstm``."""
+    checked = [_checked(cell, direction, batch_sizes) for direction in directions]
+    runs, tensors = zip(*checked, strict=True)
+    x = tensors[0][0]
+    with without_autocast(x):
+        return [(y, tuple(last)) for y, *last in _run(runs, tensors)]
+
+
+def _checked(
+    cell: Cell, direction: Direction, batch_sizes: Tensor | None
+) -> tuple[_Run, tuple[Tensor | None, ...]]:
+    x, states, weights, input_mask, recurrent_mask, reverse = direction
     if batch_sizes is None:
         check_input(x, 3, "[steps, batch, input]")
         steps, batch, features = x.shape
@@ -240,8 +284,23 @@ def recurrence(
         # On a GPU the first step's product takes less than the kernels that would spare it.
         if states is None and multiplier is None and x.is_cpu:
             recurrent_keep = _from_second_turn(recurrent_keep, steps, units, reverse, x.device)
-        y, *last = _run(layer, x, (h0, c0, *weights), keep_of(input_mask), recurrent_keep, multiplier)
-    return y, tuple(last)
+    return _Run(layer, keep_of(input_mask), recurrent_keep), (x, h0, c0, *weights, multiplier)
+
+
+def recurrence(
+    cell: Cell,
+    x: Tensor,
+    states: States | None,
+    weights: Weights,
+    input_mask: Mask | None,
+    recurrent_mask: Mask | None,
+    *,
+    reverse: bool = False,
+    batch_sizes: Tensor | None = None,
+) -> tuple[Tensor, States]:
+    """One layer of any cell in one direction: see ``lstm``."""
+    direction = Direction(x, states, weights, input_mask, recurrent_mask, reverse)
+    return recurrences(cell, [direction], batch_sizes=batch_sizes)[0]
 
 
 def lstm(

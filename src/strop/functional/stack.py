@@ -11,7 +11,7 @@ from torch import Tensor
 
 from strop.functional import costs, operator, routes, ways
 from strop.functional.autograd import autocast_dtype, transforming, without_autocast
-from strop.functional.recurrence import States, recurrence, times_mask
+from strop.functional.recurrence import Direction, States, recurrences, times_mask
 from strop.ops import dispatch
 from strop.ops.cells import GRU, Cell
 from strop.ops.recurrence import Layer
@@ -89,18 +89,16 @@ def step(
 
 def _layer(x: Tensor, layer: _Directions, batch_sizes: Tensor | None = None) -> tuple[Tensor, list[States]]:
     """The directions of a layer: h of every step side by side, and the last states of each."""
-    ys, lasts = [], []
+    directions = []
     for number, (ih, hh, *biases) in enumerate(layer.weights):
         own = None if layer.states is None else tuple(state[number] for state in layer.states)
         masks = layer.input_masks[number], layer.recurrent_masks[number]
         hr = biases[-1] if len(biases) % 2 else None
         b_ih, b_hh = biases[:2] if len(biases) > 1 else (None, None)
-        how = {"reverse": number > 0, "batch_sizes": batch_sizes}
-        y, last = recurrence(layer.cell, x, own, (ih, hh, b_ih, b_hh, hr), *masks, **how)
-        ys.append(y)
-        lasts.append(last)
+        directions.append(Direction(x, own, (ih, hh, b_ih, b_hh, hr), *masks, number > 0))
+    ys, lasts = zip(*recurrences(layer.cell, directions, batch_sizes=batch_sizes), strict=True)
     with without_autocast(x):
-        return ys[0] if len(ys) == 1 else torch.cat(ys, -1), lasts
+        return ys[0] if len(ys) == 1 else torch.cat(ys, -1), list(lasts)
 
 
 def _elsewhere(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from itertools import chain
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +17,13 @@ from strop.ops.recurrence import Layer, projection_grad
 
 _NUMBERS = {name: number for number, name in enumerate(("LSTM", "GRU", "RNN_TANH", "RNN_RELU"))}
 _PANEL, _GROUP = 64, 16  # columns of a panel of gates, and units that a gate has side by side
+
+
+Calls = Sequence[tuple[Any, ...]]
+"""The arguments of calls that do not depend on each other."""
+
+# An operator's arguments, and a function that makes the results once it has run.
+_Prepared = tuple[tuple[Any, ...], Callable[[], tuple[Any, ...]]]
 
 
 def saved_like(layer: Layer, x: Tensor, hidden_size: int, projected: bool = False) -> tuple[Tensor, ...]:
@@ -40,6 +50,14 @@ def _saved(saved: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None, Tensor | N
 
 def _what(layer: Layer) -> tuple[int, bool, Tensor | None]:
     return _NUMBERS[layer.cell.name], layer.reverse, contiguous(layer.batch_sizes)
+
+
+def _each(of_one: Any, of_two: Any, prepare: Callable[..., _Prepared], calls: Calls) -> list[Any]:
+    prepared = [prepare(*call) for call in calls]
+    for first in range(0, len(prepared), 2):
+        together = [arguments for arguments, _ in prepared[first : first + 2]]
+        (of_one if len(together) == 1 else of_two)(*chain(*together))
+    return [results() for _, results in prepared]
 
 
 def _last(layer: Layer, states: Tensor) -> Tensor:
@@ -71,11 +89,36 @@ def forward(
     w_hr: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None, tuple[Tensor, ...]]:
     """FP over the sequence: see ``recurrence.forward``, and ``saved_like``."""
+    masks = input_keep, recurrent_keep, recurrent_mask
+    return forward_each([(layer, x, h0, c0, w_ih, w_hh, b_ih, b_hh, *masks, w_hr)])[0]
+
+
+def forward_each(calls: Calls) -> list[tuple[Tensor, Tensor, Tensor | None, tuple[Tensor, ...]]]:
+    """``forward`` of each call's arguments, two calls side by side."""
+    return _each(
+        torch.ops.strop.recurrence_forward, torch.ops.strop.recurrence_forward_of_two, _forward, calls
+    )
+
+
+def _forward(
+    layer: Layer,
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor | None,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    input_keep: Keep | None,
+    recurrent_keep: Keep | None,
+    recurrent_mask: Tensor | None,
+    w_hr: Tensor | None = None,
+) -> _Prepared:
     rows, cell = _rows(x), layer.cell
     y = empty(x, *x.shape[:-1], h0.shape[1])
     saved = saved_like(layer, x, len(w_hh) // cell.gates, w_hr is not None)
     gates, states, projected = _saved(saved)
-    torch.ops.strop.recurrence_forward(
+    arguments = (
         *_what(layer),
         rows,
         h0.contiguous(),
@@ -94,8 +137,12 @@ def forward(
         None if states is None else states.flatten(0, -2),
         None if projected is None else projected.flatten(0, -2),
     )
-    c = _last(layer, states) if cell.has_c and states is not None else None
-    return y, _last(layer, y), c, saved
+
+    def results() -> tuple[Any, ...]:
+        c = _last(layer, states) if cell.has_c and states is not None else None
+        return y, _last(layer, y), c, saved
+
+    return arguments, results
 
 
 def backward(
@@ -117,13 +164,44 @@ def backward(
     w_hr: Tensor | None = None,
 ) -> tuple[tuple[Tensor, ...], Tensor | None, Tensor, Tensor | None]:
     """BP through time: see ``recurrence.backward``. The gates' gradients are in panels."""
+    states, masks = (x, y, h0, c0, w_ih, w_hh, saved), (input_keep, recurrent_keep, recurrent_mask)
+    return backward_each([(layer, dy, dh_last, dc_last, *states, *masks, need_dx, w_hr)])[0]
+
+
+def backward_each(
+    calls: Calls,
+) -> list[tuple[tuple[Tensor, ...], Tensor | None, Tensor, Tensor | None]]:
+    """``backward`` of each call's arguments, two calls side by side."""
+    return _each(
+        torch.ops.strop.recurrence_backward, torch.ops.strop.recurrence_backward_of_two, _backward, calls
+    )
+
+
+def _backward(
+    layer: Layer,
+    dy: Tensor | None,
+    dh_last: Tensor | None,
+    dc_last: Tensor | None,
+    x: Tensor,
+    y: Tensor,
+    h0: Tensor,
+    c0: Tensor | None,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    saved: tuple[Tensor, ...],
+    input_keep: Keep | None,
+    recurrent_keep: Keep | None,
+    recurrent_mask: Tensor | None,
+    need_dx: bool,
+    w_hr: Tensor | None = None,
+) -> _Prepared:
     gates, states, projected = _saved(saved)
     # Only the reset gate makes the shares of input and hidden state differ.
     dgates = tuple(empty(x, *gates.shape) for _ in range(2 if layer.cell is cells.GRU else 1))
     of_projection = () if projected is None else (empty(x, *_rows(y).shape), _rows(projected))
     dx = empty(x, *x.shape) if need_dx else None
     dh0, dc0 = empty(x, *h0.shape), None if c0 is None else empty(x, *c0.shape)
-    torch.ops.strop.recurrence_backward(
+    arguments = (
         *_what(layer),
         None if dy is None else _rows(dy),
         contiguous(dh_last),
@@ -147,7 +225,7 @@ def backward(
         dh0,
         dc0,
     )
-    return (*dgates, *of_projection), dx, dh0, dc0
+    return arguments, lambda: ((*dgates, *of_projection), dx, dh0, dc0)
 
 
 def weight_grad(
@@ -161,13 +239,32 @@ def weight_grad(
     recurrent_mask: Tensor | None,
 ) -> tuple[Tensor, ...]:
     """WG: see ``recurrence.weight_grad``."""
+    return weight_grad_each([(layer, x, y, h0, dgates, input_keep, recurrent_keep, recurrent_mask)])[0]
+
+
+def weight_grad_each(calls: Calls) -> list[tuple[Tensor, ...]]:
+    """``weight_grad`` of each call's arguments, two calls side by side."""
+    of_one, of_two = torch.ops.strop.recurrence_weight_grad, torch.ops.strop.recurrence_weight_grad_of_two
+    return _each(of_one, of_two, _weight_grad, calls)
+
+
+def _weight_grad(
+    layer: Layer,
+    x: Tensor,
+    y: Tensor,
+    h0: Tensor,
+    dgates: tuple[Tensor, ...],
+    input_keep: Keep | None,
+    recurrent_keep: Keep | None,
+    recurrent_mask: Tensor | None,
+) -> _Prepared:
     of_input, *rest = dgates
     of_hidden, of_projection = (rest[0], []) if layer.cell is cells.GRU else (None, rest)
     units = h0.shape[1]
     gates = layer.cell.gates * (of_projection[1].shape[1] if of_projection else units)
     dw_ih, dw_hh, db_ih = empty(x, gates, x.shape[-1]), empty(x, gates, units), empty(x, gates)
     db_hh = None if of_hidden is None else empty(x, gates)
-    torch.ops.strop.recurrence_weight_grad(
+    arguments = (
         *_what(layer),
         _rows(x),
         _rows(y),
@@ -183,7 +280,11 @@ def weight_grad(
         db_ih,
         db_hh,
     )
-    return dw_ih, dw_hh, db_ih, db_ih.clone() if db_hh is None else db_hh, *projection_grad(of_projection)
+
+    def results() -> tuple[Any, ...]:
+        return dw_ih, dw_hh, db_ih, db_ih.clone() if db_hh is None else db_hh, *projection_grad(of_projection)
+
+    return arguments, results
 
 
 def evaluate(
