@@ -100,8 +100,9 @@ class _Recurrence(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor | None) -> Any:
         runs, count = ctx.runs, len(ctx.runs) * _TENSORS
-        each = _in_groups(ctx.saved_tensors[:count], _TENSORS)
-        results = _in_groups(ctx.saved_tensors[count:], (len(ctx.saved_tensors) - count) // len(runs))
+        tensors = ctx.saved_tensors  # asked for once, as checkpointing demands
+        each = _in_groups(tensors[:count], _TENSORS)
+        results = _in_groups(tensors[count:], (len(tensors) - count) // len(runs))
         needed = _in_groups(ctx.needs_input_grad[1:], _TENSORS)
         upstream = _in_groups(grad_outputs, ctx.results)
         found: list[list[Tensor | None]] = [[None] * _TENSORS for _ in runs]

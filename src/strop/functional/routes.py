@@ -22,6 +22,7 @@ PAYS = 1.05
 """From what gain on a change is worth it: below that, noise may decide."""
 
 _ANSWERS = 4096  # that are kept
+_LEAST_MS = 1.0  # of a call: those that take less are within a tenth of each other, whatever is predicted
 _ROUNDED_BATCH, _ROUNDED_WORK = 32, 1 << 27
 
 
@@ -73,7 +74,7 @@ def expected_times(
     """Milliseconds that training a layer is expected to take: torch's on masked inputs, and strop's.
 
     On this CPU with torch's threads. None without the native kernels, or where nothing was measured. The rule
-    was fitted to passes of at most 2e9 multiplications forward: larger layers gain more than it says.
+    was fitted to passes of at most 1e9 multiplications forward: larger layers gain more than it says.
 
     Args:
         mode: ``LSTM``, ``GRU``, ``RNN_TANH`` or ``RNN_RELU``.
@@ -97,14 +98,14 @@ def expected_times(
 def expected_gain(mode: str, input_size: int, hidden_size: int, **how: Any) -> float:
     """How many times as fast as torch's operator on masked inputs training a layer is expected to be.
 
-    1 if the operator is what runs, or nothing is known.
+    1 if the operator is what runs, takes less than a millisecond, or nothing is known.
 
     Args:
         mode: ``LSTM``, ``GRU``, ``RNN_TANH`` or ``RNN_RELU``.
         how: as of ``expected_times``.
     """
     times = expected_times(mode, input_size, hidden_size, **how)
-    return 1.0 if times is None else times[0] / times[1]
+    return 1.0 if times is None or times[0] < _LEAST_MS else times[0] / times[1]
 
 
 def pays(mode: str, input_size: int, hidden_size: int, **how: Any) -> bool:
