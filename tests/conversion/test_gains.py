@@ -59,16 +59,30 @@ def entry_of(report, name):
 
 
 @needs_kernels
-def test_a_dropout_stays_where_nothing_is_gained(rule):
-    rule((1.0, 1.0))
+def test_a_dropout_stays_where_layers_would_be_slower(rule):
+    rule((1.0, 1.25))
     model = Model()
     report = strop.convert(model, example_inputs=torch.randn(T, B, U))
     assert type(model.drop) is nn.Dropout
     entry = entry_of(report, "drop")
     assert (entry.action, entry.gain) == ("left", None)
-    assert entry.why == "would not pay: 'rnn' would train 1.00 times as fast on 5 steps of 3 rows"
+    assert entry.why == "would not pay: 'rnn' would train 0.80 times as fast on 5 steps of 3 rows"
     assert type(model.rnn) is strop.LSTM  # which drops nothing, and runs by the fastest way there is
     assert model.rnn.input_dropout == 0
+
+
+@needs_kernels
+def test_recurrent_layers_that_are_as_fast_take_over_and_linear_layers_do_not(rule):
+    rule()
+    model = Model()
+    report = strop.convert(model, example_inputs=torch.randn(T, B, U))
+    assert isinstance(model.drop, TakenOver)
+    assert entry_of(report, "rnn").gain == 1
+    model = mlp()
+    with pytest.warns(UserWarning, match="nothing"):
+        report = strop.convert(model, example_inputs=torch.randn(B, U))
+    assert type(model[2]) is nn.Dropout
+    assert entry_of(report, "2").why == "would not pay: '3' would train 1.00 times as fast on 3 rows"
 
 
 @needs_kernels
@@ -119,10 +133,15 @@ def test_layers_that_drop_states_take_over_for_nothing(rule):
 
 @needs_kernels
 @pytest.mark.parametrize("pattern", ["random", "variational"])
-def test_masks_that_rows_do_not_share_gain_nothing(pattern):
+def test_masks_that_rows_do_not_share_are_taken_over_by_recurrent_layers_alone(pattern):
+    """They leave no column out: nothing is gained, and nothing lost."""
     model = Shared()
     strop.convert(model, pattern=pattern, example_inputs=torch.randn(T, B, U))
-    assert type(model.drop) is nn.Dropout
+    assert isinstance(model.drop, TakenOver)
+    model = mlp()
+    with pytest.warns(UserWarning, match="nothing"):
+        strop.convert(model, pattern=pattern, example_inputs=torch.randn(B, U))
+    assert type(model[2]) is nn.Dropout
 
 
 def test_why_nothing_is_gained_in_double_precision():

@@ -31,7 +31,7 @@ class Options:
     """How masks are drawn."""
 
     only_if_faster: bool = True
-    """Leave dropouts where no gain is expected; --no-only-if-faster takes over all that can be."""
+    """Leave dropouts that are not expected to pay; --no-only-if-faster takes over all that can be."""
 
     seconds: float = 20.0
     """How long to measure, roughly; at least 5 rounds are run."""

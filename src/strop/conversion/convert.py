@@ -41,6 +41,8 @@ from strop.pattern import Pattern, check_probability
 
 Filter = Callable[[nn.Module, str], bool]
 
+_NOT_SLOWER = 0.99  # a sum of predictions, rounded
+
 
 def convert(
     model: nn.Module,
@@ -69,9 +71,9 @@ def convert(
         filter_fn: of a module and its name, whether convert may change it; None for all.
         dropouts: classes of dropouts of your own, and what attribute holds their share: ``{LockedDropout:
             "p"}``. Those that show in the run that they scale and drop single units are known without.
-        only_if_faster: whether a dropout stays where the rule by which layers choose how to run expects
-            nothing from taking it over, at the sizes of ``example_inputs``, on this CPU with torch's threads.
-            False takes over all that can be.
+        only_if_faster: whether a dropout stays where the rule by which layers choose how to run expects a
+            recurrent layer that takes it over to be slower, or linear layers alone not to be faster, at the
+            sizes of ``example_inputs``, on this CPU with torch's threads. False takes over all that can be.
 
     Returns:
         What became of every layer, why, and how much faster it is expected to train. ``print`` shows a table.
@@ -124,7 +126,7 @@ class _Plan:
         excluded: those that may not be changed.
         settings: of strop's layers; a recurrent_dropout of None leaves what they have.
         custom: classes of other dropouts than torch's, and what holds their share.
-        only_if_faster: whether dropouts stay where nothing is expected from taking them over.
+        only_if_faster: whether dropouts stay where taking them over is not expected to pay.
         changed: the recurrent dropout that layers get which are strop's already.
         twins: what layers become, without storage.
         reasons: why other layers stay.
@@ -197,7 +199,10 @@ class _Plan:
         # Layers that drop states run on the kernels in any case: what they take over costs nothing.
         free = {layer for layer in found if getattr(twins[layer], "recurrent_dropout", 0.0)}
         own = [times for layer, times in found.items() if layer not in free]
-        if not own or max(gains.ratio(own), gains.ratio([*found.values()])) >= routes.PAYS:
+        # Where its kernels would be slower a recurrent layer runs torch's operator on a masked input. A mask on
+        # the input of linear layers alone has to earn its keep.
+        least = routes.PAYS if all(isinstance(layer, nn.Linear) for layer in layers) else _NOT_SLOWER
+        if not own or max(gains.ratio(own), gains.ratio([*found.values()])) >= least:
             return None
         first = next(iter(found))
         reads = gains.sizes_read(calls[first], twins[first])
