@@ -199,8 +199,8 @@ class _Plan:
         # Layers that drop states run on the kernels in any case: what they take over costs nothing.
         free = {layer for layer in found if getattr(twins[layer], "recurrent_dropout", 0.0)}
         own = [times for layer, times in found.items() if layer not in free]
-        # Where its kernels would be slower a recurrent layer runs torch's operator on a masked input. A mask on
-        # the input of linear layers alone has to earn its keep.
+        # Where its kernels would be slower a recurrent layer runs torch's operator on a masked input. Linear
+        # layers alone have to gain from a mask.
         least = routes.PAYS if all(isinstance(layer, nn.Linear) for layer in layers) else _NOT_SLOWER
         if not own or max(gains.ratio(own), gains.ratio([*found.values()])) >= least:
             return None
