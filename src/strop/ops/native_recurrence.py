@@ -22,6 +22,10 @@ _PANEL, _GROUP = 64, 16  # columns of a panel of gates, and units that a gate ha
 Calls = Sequence[tuple[Any, ...]]
 """The arguments of calls that do not depend on each other."""
 
+# y, the last h and c, and what is saved; gradients of gates, x, h0 and c0.
+_Forward = tuple[Tensor, Tensor, Tensor | None, tuple[Tensor, ...]]
+_Backward = tuple[tuple[Tensor, ...], Tensor | None, Tensor, Tensor | None]
+
 # An operator's arguments, and a function that makes the results once it has run.
 _Prepared = tuple[tuple[Any, ...], Callable[[], tuple[Any, ...]]]
 
@@ -74,26 +78,12 @@ def _last(layer: Layer, states: Tensor) -> Tensor:
     return states[starts[lengths - 1] + rows]
 
 
-def forward(
-    layer: Layer,
-    x: Tensor,
-    h0: Tensor,
-    c0: Tensor | None,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    b_ih: Tensor | None,
-    b_hh: Tensor | None,
-    input_keep: Keep | None,
-    recurrent_keep: Keep | None,
-    recurrent_mask: Tensor | None,
-    w_hr: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor | None, tuple[Tensor, ...]]:
+def forward(*call: Any) -> _Forward:
     """FP over the sequence: see ``recurrence.forward``, and ``saved_like``."""
-    masks = input_keep, recurrent_keep, recurrent_mask
-    return forward_each([(layer, x, h0, c0, w_ih, w_hh, b_ih, b_hh, *masks, w_hr)])[0]
+    return forward_each([call])[0]
 
 
-def forward_each(calls: Calls) -> list[tuple[Tensor, Tensor, Tensor | None, tuple[Tensor, ...]]]:
+def forward_each(calls: Calls) -> list[_Forward]:
     """``forward`` of each call's arguments, two calls side by side."""
     return _each(
         torch.ops.strop.recurrence_forward, torch.ops.strop.recurrence_forward_of_two, _forward, calls
@@ -145,32 +135,12 @@ def _forward(
     return arguments, results
 
 
-def backward(
-    layer: Layer,
-    dy: Tensor | None,
-    dh_last: Tensor | None,
-    dc_last: Tensor | None,
-    x: Tensor,
-    y: Tensor,
-    h0: Tensor,
-    c0: Tensor | None,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    saved: tuple[Tensor, ...],
-    input_keep: Keep | None,
-    recurrent_keep: Keep | None,
-    recurrent_mask: Tensor | None,
-    need_dx: bool,
-    w_hr: Tensor | None = None,
-) -> tuple[tuple[Tensor, ...], Tensor | None, Tensor, Tensor | None]:
+def backward(*call: Any) -> _Backward:
     """BP through time: see ``recurrence.backward``. The gates' gradients are in panels."""
-    states, masks = (x, y, h0, c0, w_ih, w_hh, saved), (input_keep, recurrent_keep, recurrent_mask)
-    return backward_each([(layer, dy, dh_last, dc_last, *states, *masks, need_dx, w_hr)])[0]
+    return backward_each([call])[0]
 
 
-def backward_each(
-    calls: Calls,
-) -> list[tuple[tuple[Tensor, ...], Tensor | None, Tensor, Tensor | None]]:
+def backward_each(calls: Calls) -> list[_Backward]:
     """``backward`` of each call's arguments, two calls side by side."""
     return _each(
         torch.ops.strop.recurrence_backward, torch.ops.strop.recurrence_backward_of_two, _backward, calls
@@ -228,18 +198,9 @@ def _backward(
     return arguments, lambda: ((*dgates, *of_projection), dx, dh0, dc0)
 
 
-def weight_grad(
-    layer: Layer,
-    x: Tensor,
-    y: Tensor,
-    h0: Tensor,
-    dgates: tuple[Tensor, ...],
-    input_keep: Keep | None,
-    recurrent_keep: Keep | None,
-    recurrent_mask: Tensor | None,
-) -> tuple[Tensor, ...]:
+def weight_grad(*call: Any) -> tuple[Tensor, ...]:
     """WG: see ``recurrence.weight_grad``."""
-    return weight_grad_each([(layer, x, y, h0, dgates, input_keep, recurrent_keep, recurrent_mask)])[0]
+    return weight_grad_each([call])[0]
 
 
 def weight_grad_each(calls: Calls) -> list[tuple[Tensor, ...]]:
