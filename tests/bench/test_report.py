@@ -175,6 +175,26 @@ def test_other_names_show_their_file(tmp_path: Path):
     assert "| model | valid |\n| --- | --- |\n| a, b | 83.6 |\n" in (tmp_path / "README.md").read_text()
 
 
+def test_what_ran_with_nothing_dropped_is_summed_up(tmp_path: Path):
+    of_gru = "GRU,{p},0.0,training,{isa},{torchs},{kernels}"
+    lines = [
+        "cell,input_p,recurrent_p,phase,isa,operator_ms,kernels_ms",
+        *(of_gru.format(p=0.0, isa="avx2", torchs=torchs, kernels=2) for torchs in (1, 2, 3, 4, 9)),
+        of_gru.format(p=0.0, isa="avx512", torchs=3, kernels=1),
+        of_gru.format(p=0.5, isa="avx512", torchs=90, kernels=1),  # drops
+        of_gru.format(p=0.0, isa="avx512", torchs="", kernels=1),  # one of the times alone
+    ]
+    (tmp_path / "routes.csv").write_text("\n".join(lines))
+    assert report.render("nothing-dropped", tmp_path).splitlines() == [
+        "| layer |  | times measured | AVX-512: over torch's | AVX2: over torch's |",
+        "| --- | --- | --- | --- | --- |",
+        "| `nn.GRU` | forward + backward | 6 | **3.00x** (3.00 to 3.00) | **1.50x** (0.90 to 2.50) |",
+    ]
+    (tmp_path / "routes.csv").write_text("\n".join((lines[0], lines[7])))
+    with pytest.raises(LookupError, match="nothing is dropped"):
+        report.render("nothing-dropped", tmp_path)
+
+
 def test_train_table_counts_tokens(tmp_path: Path):
     rows(tmp_path / "x.csv", HERE, replace(OVERALL, bench="train", impl="torch"))
     text = TEXT.replace("layer", "train")

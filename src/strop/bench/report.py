@@ -9,11 +9,12 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from strop.bench import keep_plot
+from strop.bench import dense_table, keep_plot
 from strop.bench.machines import BACKENDS, ISAS, Row, default_isa, heading, machine_of, of_each_backend
 from strop.bench.presets import LAYER_PRESETS, PEER_PRESETS, RECIPE_PRESETS, TRAIN_PRESETS
 
 _TABLE = re.compile(r"(<!-- table:([\w-]+) -->\n)(.*?)(<!-- /table -->)", re.DOTALL)
+_DENSE = "nothing-dropped"
 _NAMES = {
     "torch": "`torch.nn.LSTM`",
     "dense": "strop, nothing dropped",
@@ -36,7 +37,8 @@ class Options:
     results: Path = Path("benchmarks/results")
     """Folder of the measurements: NAME `layer`, `layer-phases`, `train` and `peers` show the newest of every
     machine and preset, `layer` its instruction sets side by side (`layer-avx2` shows the one, `layer-bf16`
-    what ran under autocast), any other the rows of NAME.csv. What `keep` measured is drawn into keep.png."""
+    what ran under autocast), `nothing-dropped` sums up routes.csv, any other the rows of NAME.csv. What
+    `keep` measured is drawn into keep.png."""
 
     check: bool = False
     """Change nothing, and fail if a table is not up to date."""
@@ -117,12 +119,14 @@ def render(name: str, results: Path) -> str:
                 f"{results}: no row of {name}; run strop bench {command} --csv {results}/{bench}.csv"
             )
         return renderer(_newest(rows))
-    file = results / f"{name}.csv"
+    file = results / f"{'routes' if name == _DENSE else name}.csv"
     if not file.is_file():
         raise LookupError(f"{file}: no such file, and table:{name} is none of {', '.join(_TABLES)}")
     rows = _read(file)
     if not rows:
         raise LookupError(f"{file}: no rows")
+    if name == _DENSE:
+        return _markdown(*dense_table.lines(rows))
     return _markdown(list(rows[0]), [list(row.values()) for row in rows])
 
 
