@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from strop.ops import native
+from strop.ops.dispatch import BackendError
 
 TESTS = Path(__file__).parents[1]
 built = pytest.mark.skipif(native.missing is not None, reason=f"not built: {native.missing}")
@@ -87,7 +88,10 @@ def test_the_native_backend_without_the_library_is_an_error():
     done = python("-c", TRAIN, STROP_NATIVE_LIBRARY="/nowhere/_native.so", STROP_BACKEND="native")
     assert done.returncode != 0
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("RuntimeError: backend 'native' was asked for and cannot run: /nowhere/_native.so")
+    assert issubclass(BackendError, RuntimeError)
+    kind, text = last.split(": ", 1)
+    assert kind == f"{BackendError.__module__}.{BackendError.__name__}"
+    assert text.startswith("backend 'native' was asked for and cannot run: /nowhere/_native.so")
 
 
 def test_a_library_that_is_none(tmp_path):
