@@ -87,7 +87,11 @@ def test_ctrl_c_while_pytorch_loads_is_one_line(text, tmp_path):
 
 def test_a_terminal_that_hangs_up_has_the_run_saved(text, tmp_path):
     out = tmp_path / "run"
-    process = started(words(text, out, 100_000), "epoch 1.00")
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
+    try:
+        process = started(words(text, out, 100_000), "epoch 1.00")
+    finally:
+        signal.signal(signal.SIGHUP, before)
     process.send_signal(signal.SIGHUP)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGHUP, errors
