@@ -162,7 +162,7 @@ def _sb3() -> Made:
     from sb3_contrib.common.recurrent.type_aliases import RNNStates
 
     class Update(nn.Module):
-        """What an update of RecurrentPPO evaluates."""
+        """The evaluation in an update of RecurrentPPO."""
 
         def __init__(self) -> None:
             super().__init__()

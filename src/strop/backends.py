@@ -24,11 +24,11 @@ NAMES: tuple[str, ...] = dispatch.BACKENDS
 
 if TYPE_CHECKING:
     autotune: bool
-    """Whether ways are timed where a kind of call is first met. False by default."""
+    """Times ways where a kind of call is first met, if True. False by default."""
 
 
 def available(name: str) -> bool:
-    """Whether a backend can run on this machine.
+    """Tells if a backend can run on this machine.
 
     Raises:
         ValueError: there is no backend of that name.

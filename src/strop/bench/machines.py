@@ -13,7 +13,7 @@ BACKENDS = {
 
 
 def default_isa(rows: Sequence[Row]) -> list[Row]:
-    """Those of the best instruction set that was measured on each CPU: others were asked for (`--isa`)."""
+    """The rows of each CPU's best instruction set that was measured: others were asked for (`--isa`)."""
     best: dict[tuple[str, ...], int] = {}
     for row in rows:
         best[_cpu(row)] = max(best.get(_cpu(row), -1), _rank(row))
@@ -34,7 +34,7 @@ def machine_of(row: Row) -> tuple[str, ...]:
 
 
 def heading(rows: Sequence[Row]) -> str:
-    """What rows of one machine were measured on: `CPU, L1d …, threads, precision, instruction sets…`."""
+    """A line about the machine of rows: `CPU, L1d …, threads, precision, instruction sets…`."""
     newest = max(rows, key=lambda row: row["date"])
     where = newest["device"]
     if where == "cpu":
@@ -66,7 +66,7 @@ def _kilobytes(text: str) -> str:
 
 
 def _ran(row: Row) -> str:
-    """What strop ran, and which instruction set torch used; rows of older versions do not tell the latter."""
+    """The instruction sets of strop and of torch in a row; rows of older versions do not tell torch's."""
     name, torchs = BACKENDS.get(row["backend"], row["backend"]), row.get("torch_isa") or ""
     if not torchs:
         return f"{name} in strop"

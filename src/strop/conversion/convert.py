@@ -210,7 +210,7 @@ class _Plan:
         return f"would not pay: {names} would train {times:.2f} times as fast on {reads}"
 
     def _taking(self, layer: nn.Module, p: float, batch_first: bool) -> nn.Module:
-        """What a layer becomes that takes over a dropout of p."""
+        """strop's layer in place of ``layer``, which takes over a dropout of p."""
         axes = {"batch_first": batch_first} if isinstance(layer, nn.Linear) else {}
         return self._twin(layer, p, **axes)
 

@@ -1,4 +1,4 @@
-"""What layers are expected to gain by a conversion, by the rule by which they choose how to run."""
+"""Gains expected of a conversion, by the rule by which layers choose how to run."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 autotune = False
-"""Whether ways are timed: set by ``strop.backends.autotune``."""
+"""Switches timing on: set by ``strop.backends.autotune``."""
 
 _log = logging.getLogger("strop")
 _ROUNDS, _REPEATS = 2, 5
@@ -128,7 +128,7 @@ def is_capturing(device: torch.device) -> bool:
 
 
 def timing() -> bool:
-    """Whether ways are timed here and now."""
+    """True where timing is switched on and may be used here and now."""
     return autotune and not (
         torch.are_deterministic_algorithms_enabled() or torch._C._len_torch_dispatch_stack()
     )
