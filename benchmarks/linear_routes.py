@@ -16,18 +16,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
+import fitting
 import torch
-from routes import non_negative, times
 from torch import Tensor
 
-from strop.bench import machine
 from strop.functional import linear_costs, routes
 from strop.functional.checks import keep_of
 from strop.functional.linear import by_kernels, by_operator
-from strop.ops import native
 from strop.pattern import Pattern
 
 CSV = Path(__file__).parent / "results" / "routes-linear.csv"
@@ -88,26 +85,11 @@ def ways(point: Point) -> dict[str, Callable[[], object]]:
 
 
 def measure(seed: int, seconds: float) -> None:
-    where = asdict(machine.provenance(torch.device("cpu")))
-    for name in ("date", "threads", "python", "strop", "backend", "cores"):
-        where.pop(name)
-    new, count, start = not CSV.exists(), 0, perf_counter()
-    with CSV.open("a", newline="") as file:
-        writer = csv.writer(file)
-        for point in points(seed):
-            if perf_counter() - start > seconds:
-                break
-            for threads in (1, 2):
-                torch.set_num_threads(threads)
-                found = times(ways(point), 0.03)
-                row = {**asdict(point), "threads": threads}
-                row |= {f"{way}_ms": f"{found[way]:.4g}" for way in _WAYS} | where
-                if new:
-                    writer.writerow(row)
-                    new = False
-                writer.writerow(row.values())
-            count += 1
-    print(f"{count} points with {native.isa()}")
+    def rows(point: Point, threads: int) -> Iterator[dict[str, Any]]:
+        found = fitting.times(ways(point), 0.03)
+        yield {**asdict(point), "threads": threads} | {f"{way}_ms": f"{found[way]:.4g}" for way in _WAYS}
+
+    fitting.append(CSV, points(seed), rows, seconds)
 
 
 def read() -> list[dict[str, Any]]:
@@ -127,27 +109,13 @@ def sizes_of(row: dict[str, Any]) -> linear_costs.Sizes:
 
 
 def fit() -> None:
-    groups: dict[tuple[str, str], list[tuple[tuple[float, ...], float]]] = {}
+    groups: dict[tuple[str, ...], list[fitting.Sample]] = {}
     for row in read():
         for way in _WAYS:
             isa = row["isa" if way == "kernels" else "torch_isa"]
             features = linear_costs.features(sizes_of(row), way, row["threads"])
             groups.setdefault((isa, way), []).append((features, 1e3 * row[f"{way}_ms"]))
-    lines = []
-    for key, samples in sorted(groups.items()):
-        a = torch.tensor([features for features, _ in samples], dtype=torch.float64)
-        us = torch.tensor([us for _, us in samples], dtype=torch.float64)
-        scale = (a / us.unsqueeze(1)).norm(dim=0).clamp_min(1e-30)
-        found = non_negative(a / us.unsqueeze(1) / scale, torch.ones_like(us)) / scale
-        error = ((a @ found) / us - 1).abs().median()
-        numbers = ", ".join(f"{each:.4g}" for each in found.tolist())
-        lines += [f"    {key!r}:", f"        ({numbers}),"]
-        print(*key, f"{len(samples)} times, median error {error:.0%}")
-    text = (
-        '"""Constants of ``linear_costs``, made by ``python benchmarks/linear_routes.py fit``."""\n\n'
-        "# fmt: off\nCONSTANTS: dict[tuple[str, str], tuple[float, ...]] = {\n" + "\n".join(lines) + "\n}\n"
-    )
-    FITTED.write_text(text.replace("'", '"'))
+    FITTED.write_text(fitting.fit(groups, "linear_costs", "linear_routes.py", digits=4, fewest=1))
 
 
 def judge() -> None:

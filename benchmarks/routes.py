@@ -11,32 +11,26 @@ import argparse
 import csv
 import math
 import random
-import textwrap
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
-from statistics import median
-from time import perf_counter
 from typing import Any
 
+import fitting
 import torch
 from torch import Tensor
 
-from strop.bench import machine
 from strop.functional import costs, operator, routes
 from strop.functional import stack as stacks
-from strop.ops import dispatch, native
+from strop.ops import dispatch
 from strop.ops.cells import CELLS
 from strop.pattern import Pattern
 
 CSV = Path(__file__).parent / "results" / "routes.csv"
 FITTED = Path(costs.__file__).with_name("fitted.py")
-HEAD = '''"""Constants of ``costs``, made by ``python benchmarks/routes.py fit``: do not edit."""
-
-'''
 WAYS = ("operator", "kernels", "cells")
 _FEWEST = 10  # measurements to fit to
 _MOST_WORK = 1e9  # multiplications of one forward pass
@@ -157,69 +151,18 @@ def ways(point: Point, phase: str) -> dict[str, Callable[[], object]]:
     return {name: partial(once, way) for name, way in found.items()}
 
 
-def times(cases: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
-    """Medians in milliseconds, in turns."""
-    samples: dict[str, list[float]] = {name: [] for name in cases}
-    for once in cases.values():
-        once()
-    start = perf_counter()
-    while len(next(iter(samples.values()))) < 3 or perf_counter() - start < seconds:
-        for name, once in cases.items():
-            begin = perf_counter()
-            once()
-            samples[name].append(1e3 * (perf_counter() - begin))
-    return {name: median(own) for name, own in samples.items()}
-
-
 def measure(seed: int, seconds: float, drops: bool) -> None:
     warnings.filterwarnings("ignore", "LSTM with projections is not supported with oneDNN")
-    where = asdict(machine.provenance(torch.device("cpu")))
-    for name in ("date", "threads", "python", "strop", "backend", "cores"):
-        where.pop(name)
-    new, count, start = not CSV.exists(), 0, perf_counter()
-    with CSV.open("a", newline="") as file:
-        writer = csv.writer(file)
-        for point in points(seed, drops):
-            if perf_counter() - start > seconds:
-                break
-            for threads in (1, 2):
-                torch.set_num_threads(threads)
-                for phase in costs.PHASES:
-                    if (point.projection and phase != "training") or (drops and phase == "forward"):
-                        continue  # no kernels of evaluation for projections
-                    found = times(ways(point, phase), 0.02)
-                    row = {**asdict(point), "threads": threads, "phase": phase}
-                    row |= {f"{way}_ms": f"{found[way]:.4g}" if way in found else "" for way in WAYS} | where
-                    if new:
-                        writer.writerow(row)
-                        new = False
-                    writer.writerow(row.values())
-            count += 1
-    print(f"{count} points with {native.isa()}")
 
+    def rows(point: Point, threads: int) -> Iterator[dict[str, Any]]:
+        for phase in costs.PHASES:
+            if (point.projection and phase != "training") or (drops and phase == "forward"):
+                continue  # no kernels of evaluation for projections
+            found = fitting.times(ways(point, phase), 0.02)
+            times = {f"{way}_ms": f"{found[way]:.4g}" if way in found else "" for way in WAYS}
+            yield {**asdict(point), "threads": threads, "phase": phase} | times
 
-def non_negative(a: Tensor, b: Tensor) -> Tensor:
-    """The x of least squares ``|a x - b|`` with no number below 0 (Lawson and Hanson 1974)."""
-    count = a.shape[1]
-    free, x = torch.zeros(count, dtype=torch.bool), torch.zeros(count, dtype=a.dtype)
-    for _ in range(10 * count):
-        gain = a.mT @ (b - a @ x)
-        gain[free] = -math.inf
-        if gain.max() <= 1e-9:
-            break
-        free[gain.argmax()] = True
-        while True:
-            trial = torch.zeros_like(x)
-            trial[free] = torch.linalg.lstsq(a[:, free], b.unsqueeze(1), driver="gelsd").solution.squeeze(1)
-            below = free & (trial <= 0)
-            if not below.any():
-                x = trial
-                break
-            step = (x[below] / (x[below] - trial[below])).min()
-            x = x + step * (trial - x)
-            free &= x > 1e-12
-            x[~free] = 0
-    return x
+    fitting.append(CSV, points(seed, drops), rows, seconds)
 
 
 def read() -> list[dict[str, Any]]:
@@ -257,17 +200,8 @@ def sizes_of(row: dict[str, Any]) -> costs.Sizes:
     )
 
 
-def _entry(key: tuple[str, str, str, str], constants: Sequence[float]) -> list[str]:
-    """A key and its constants as lines of Python."""
-    numbers = ", ".join(f"{each:.3g}" for each in constants)
-    return [
-        f"    {key!r}:",
-        *textwrap.wrap(f"({numbers}),", 108, initial_indent=8 * " ", subsequent_indent=9 * " "),
-    ]
-
-
 def fit() -> None:
-    groups: dict[tuple[str, str, str, str], list[tuple[tuple[float, ...], float]]] = {}
+    groups: dict[tuple[str, ...], list[fitting.Sample]] = {}
     for row in read():
         sizes = sizes_of(row)
         for way, ms in row["times"].items():
@@ -275,23 +209,7 @@ def fit() -> None:
             key = (isa, way, costs.kind(sizes, way), row["phase"])
             features = costs.features(sizes, row["threads"])
             groups.setdefault(key, []).append((features, 1e3 * ms))
-    lines = []
-    for key, samples in sorted(groups.items()):
-        if len(samples) < _FEWEST:
-            continue
-        a = torch.tensor([features for features, _ in samples], dtype=torch.float64)
-        us = torch.tensor([us for _, us in samples], dtype=torch.float64)
-        scale = (a / us.unsqueeze(1)).norm(dim=0).clamp_min(1e-30)
-        found = non_negative(a / us.unsqueeze(1) / scale, torch.ones_like(us)) / scale
-        error = ((a @ found) / us - 1).abs().median()
-        lines += _entry(key, found.tolist())
-        print(*key, f"{len(samples)} times, median error {error:.0%}")
-    text = (
-        f"{HEAD}# fmt: off\nCONSTANTS: dict[tuple[str, str, str, str], tuple[float, ...]] = {{\n"
-        + "\n".join(lines)
-        + "\n}\n"
-    )
-    FITTED.write_text(text.replace("'", '"'))
+    FITTED.write_text(fitting.fit(groups, "costs", "routes.py", digits=3, fewest=_FEWEST))
 
 
 def judge() -> None:

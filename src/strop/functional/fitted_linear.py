@@ -1,4 +1,4 @@
-"""Constants of ``linear_costs``, made by ``python benchmarks/linear_routes.py fit``."""
+"""Constants of ``linear_costs``, made by ``python benchmarks/linear_routes.py fit``: do not edit."""
 
 # fmt: off
 CONSTANTS: dict[tuple[str, str], tuple[float, ...]] = {
